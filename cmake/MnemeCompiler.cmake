@@ -1,0 +1,40 @@
+# How every target is compiled: C++20, warnings as errors, sanitizers, ccache and mold when there.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
+
+# -g1 keeps line numbers in crash reports at a third of the build time and size of -g.
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
+
+find_program(MNEME_CCACHE ccache)
+if(MNEME_CCACHE)
+  # Paths inside the checkout are hashed relative to it, so that every clone and every build folder
+  # shares one cache.
+  set(launcher ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      ${MNEME_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${launcher})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${launcher})
+endif()
+
+find_program(MNEME_MOLD mold)
+if(MNEME_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_library(mneme_options INTERFACE)
+target_compile_options(mneme_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wno-missing-field-initializers>)
+target_include_directories(mneme_options INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR})
+# LibTorch's wheel is built against libstdc++'s C++11 ABI, as Debian's packages are.
+if(MNEME_SANITIZE)
+  add_compile_options(-fsanitize=${MNEME_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${MNEME_SANITIZE})
+  if(MNEME_SANITIZE MATCHES "undefined")
+    add_compile_options(-fno-sanitize-recover=undefined)
+  endif()
+endif()

@@ -1,0 +1,64 @@
+# The four kinds of target. Each folder has one library; the arguments say everything it has:
+#   mneme_library(NAME redis SOURCES a.cc b.cc HEADERS a.h b.h DEPS mneme::status hiredis)
+# makes mneme_redis and its alias mneme::redis.
+set(MNEME_ARGS SOURCES HEADERS DEPS)
+
+function(mneme_library)
+  cmake_parse_arguments(arg "SHARED" "NAME" "${MNEME_ARGS}" ${ARGN})
+  if(arg_SHARED)
+    set(kind SHARED)
+  elseif(arg_SOURCES)
+    set(kind STATIC)
+  else()
+    add_library(mneme_${arg_NAME} INTERFACE)
+    add_library(mneme::${arg_NAME} ALIAS mneme_${arg_NAME})
+    target_link_libraries(mneme_${arg_NAME} INTERFACE mneme_options ${arg_DEPS})
+    return()
+  endif()
+  add_library(mneme_${arg_NAME} ${kind} ${arg_SOURCES} ${arg_HEADERS})
+  add_library(mneme::${arg_NAME} ALIAS mneme_${arg_NAME})
+  target_link_libraries(mneme_${arg_NAME} PUBLIC mneme_options ${arg_DEPS})
+endfunction()
+
+# mneme_executable(NAME mneme-tokenizer SOURCES main.cc DEPS ...): lands in build/<preset>/bin.
+function(mneme_executable)
+  cmake_parse_arguments(arg "" "NAME" "${MNEME_ARGS}" ${ARGN})
+  add_executable(${arg_NAME} ${arg_SOURCES} ${arg_HEADERS})
+  target_link_libraries(${arg_NAME} PRIVATE mneme_options ${arg_DEPS})
+endfunction()
+
+# mneme_test(NAME redis SOURCES client_test.cc DEPS mneme::redis LABELS unit [TIMEOUT 60] [PREFIX p])
+# makes one test binary <name>_test; ctest sees each of its cases as <prefix or name>.<Suite>.<Case>.
+function(mneme_test)
+  cmake_parse_arguments(arg "" "NAME;TIMEOUT;PREFIX" "${MNEME_ARGS};LABELS;ENVIRONMENT" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  if(NOT arg_PREFIX)
+    set(arg_PREFIX ${arg_NAME})
+  endif()
+  add_executable(${arg_NAME}_test ${arg_SOURCES} ${arg_HEADERS})
+  target_link_libraries(${arg_NAME}_test PRIVATE
+    mneme_options ${arg_DEPS} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${arg_NAME}_test
+    TEST_PREFIX ${arg_PREFIX}.
+    DISCOVERY_MODE PRE_TEST
+    DISCOVERY_TIMEOUT 120
+    PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
+      ENVIRONMENT "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR};${arg_ENVIRONMENT}")
+endfunction()
+
+# mneme_bench(NAME linear SOURCES linear_bench.cc DEPS ...): a google-benchmark binary, run by
+# `make bench`, not by ctest.
+function(mneme_bench)
+  cmake_parse_arguments(arg "" "NAME" "${MNEME_ARGS}" ${ARGN})
+  add_executable(${arg_NAME}_bench EXCLUDE_FROM_ALL ${arg_SOURCES})
+  target_link_libraries(${arg_NAME}_bench PRIVATE
+    mneme_options ${arg_DEPS} benchmark::benchmark benchmark::benchmark_main)
+  if(NOT TARGET benches)
+    add_custom_target(benches)
+  endif()
+  add_dependencies(benches ${arg_NAME}_bench)
+endfunction()
+
+include(GoogleTest)
