@@ -16,7 +16,7 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context);
 // The details below are kept as plain text payloads, one per kind.
 inline constexpr absl::string_view kFieldPayload = "mneme/field";  // which request field is wrong
 inline constexpr absl::string_view kRetryAfterPayload = "mneme/retry_after_ms";
-inline constexpr absl::string_view kQuotaPayload = "mneme/quota";  // which quota is used up
+inline constexpr absl::string_view kQuotaPayload = "mneme/quota";    // which quota is used up
 inline constexpr absl::string_view kReasonPayload = "mneme/reason";  // a stable SNAKE_CASE word
 
 // INVALID_ARGUMENT that names the request field it is about ("sampling.temperature").

@@ -10,13 +10,12 @@
 #define MNEME_STATUS_CONCAT_INNER(x, y) x##y
 #define MNEME_STATUS_CONCAT(x, y) MNEME_STATUS_CONCAT_INNER(x, y)
 
-#define RETURN_IF_ERROR(expression)                                  \
-  do {                                                               \
-    if (absl::Status mneme_status = (expression); !mneme_status.ok()) \
-      return mneme_status;                                           \
+#define RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                     \
+    if (absl::Status mneme_status = (expression); !mneme_status.ok()) return mneme_status; \
   } while (false)
 
-#define ASSIGN_OR_RETURN(declaration, expression)                                               \
+#define ASSIGN_OR_RETURN(declaration, expression)                                           \
   MNEME_ASSIGN_OR_RETURN_IMPL(MNEME_STATUS_CONCAT(mneme_status_or_, __LINE__), declaration, \
                               expression)
 

@@ -1,0 +1,145 @@
+#include "common/rpc/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <csignal>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/status/status_macros.h"
+
+namespace mneme::rpc {
+namespace {
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const ServerOptions& options) {
+  if (options.tls_certificate.empty() && options.tls_key.empty()) {
+    return grpc::InsecureServerCredentials();
+  }
+  if (options.tls_certificate.empty() || options.tls_key.empty()) {
+    return absl::InvalidArgumentError("TLS needs both tls_certificate and tls_key");
+  }
+  grpc::SslServerCredentialsOptions ssl;
+  ASSIGN_OR_RETURN(std::string certificate, config::ReadFile(options.tls_certificate));
+  ASSIGN_OR_RETURN(std::string key, config::ReadFile(options.tls_key));
+  ssl.pem_key_cert_pairs.push_back({std::move(key), std::move(certificate)});
+  return grpc::SslServerCredentials(ssl);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                      const std::vector<grpc::Service*>& services) {
+  static const bool plugins = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  (void)plugins;
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ServerCredentials> credentials,
+                   Credentials(options));
+  grpc::ServerBuilder builder;
+  int port = -1;
+  if (!options.listen.empty()) {
+    builder.AddListeningPort(options.listen, credentials, &port);
+    // Sharing a port with another process would hide a mistake.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  }
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.SetMaxSendMessageSize(options.max_message_bytes);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  grpc::ResourceQuota quota("mneme");
+  quota.SetMaxThreads(options.max_threads);
+  builder.SetResourceQuota(quota);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen,
+                                               ": is the port taken by another process?"));
+  }
+  std::string address;
+  if (!options.listen.empty()) {
+    address = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port);
+  }
+  auto result = std::unique_ptr<Server>(new Server(std::move(server), std::move(address)));
+  result->SetServing(false);
+  return result;
+}
+
+Server::Server(std::unique_ptr<grpc::Server> server, std::string address)
+    : server_(std::move(server)), address_(std::move(address)) {}
+
+Server::~Server() { Shutdown(absl::ZeroDuration()); }
+
+void Server::SetServing(bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(serving);
+}
+
+std::shared_ptr<grpc::Channel> Server::InProcessChannel() {
+  return server_->InProcessChannel(grpc::ChannelArguments());
+}
+
+void Server::Shutdown(absl::Duration grace) {
+  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  server_->Wait();
+}
+
+absl::Status Process::StartMetrics(const std::string& listen, const metrics::Registry& registry) {
+  if (listen.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      metrics_, metrics::MetricsServer::Start(listen, registry, [this] { return ready_.load(); }));
+  AddAddress("metrics", metrics_->address());
+  return absl::OkStatus();
+}
+
+void Process::AddAddress(absl::string_view name, absl::string_view address) {
+  addresses_.emplace_back(std::string(name), std::string(address));
+}
+
+absl::Status Process::ServeUntilSignal(const std::string& address_file, Server& server) {
+  std::string json;
+  for (const auto& [name, address] : addresses_) {
+    absl::StrAppend(&json, json.empty() ? "{" : ",", log::JsonString(name), ":",
+                    log::JsonString(address));
+  }
+  absl::StrAppend(&json, json.empty() ? "{}" : "}");
+  server.SetServing(true);
+  ready_ = true;
+  if (!address_file.empty()) {
+    RETURN_IF_ERROR(config::WriteFileAtomically(address_file, json));
+  }
+  log::Info("ready", {{"address", server.address()}});
+  WaitForShutdownSignal();
+  log::Info("shutting down");
+  ready_ = false;
+  server.SetServing(false);
+  return absl::OkStatus();
+}
+
+void BlockShutdownSignals() {
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+void WaitForShutdownSignal() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  int signal = 0;
+  while (sigwait(&signals, &signal) != 0) {
+  }
+}
+
+}  // namespace mneme::rpc
