@@ -5,6 +5,7 @@
 #
 #   deploy/setup.sh            everything that building and running need
 #   deploy/setup.sh --lint     also what `make lint` needs
+#   deploy/setup.sh --test     also what `make test` needs: clients that we did not write
 #
 # MNEME_CACHE (default ~/.cache/mneme) holds what is downloaded, shared by all checkouts.
 set -euo pipefail
@@ -180,6 +181,47 @@ install_lint_tools() {
     fail "npm could not install buf $BUF_VERSION" "check the network and run this again"
 }
 
+# The folder's name holds the hash of the list: another list makes another environment.
+install_python_clients() {
+  step "Python clients for the tests"
+  install_packages python3-venv
+  local list="$here/requirements-test.txt" target
+  target="$cache/venv-test-$(sha256sum "$list" | cut -c 1-12)"
+  if [ ! -e "$target/.complete" ]; then
+    say "installing the Python clients for the tests"
+    rm -rf "$target"
+    python3 -m venv "$target"
+    "$target/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$list" >&2 ||
+      fail "pip could not install $list" "check the network and run this again"
+    touch "$target/.complete"
+  fi
+  ln -sfn "$target" "$cache/venv-test"
+}
+
+# Go clients are built where a Go toolchain is there; the tests say so where none is.
+install_go_clients() {
+  step "Go clients for the tests"
+  command -v go >/dev/null || { say "no Go toolchain: the Go clients are not tested"; return 0; }
+  local target="$cache/go-$GRPCURL_VERSION-$PROTOC_GEN_GO_VERSION-$PROTOC_GEN_GO_GRPC_VERSION"
+  if [ ! -e "$target/.complete" ]; then
+    say "building grpcurl and protoc-gen-go"
+    local tool
+    for tool in "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL_VERSION" \
+      "google.golang.org/protobuf/cmd/protoc-gen-go@$PROTOC_GEN_GO_VERSION" \
+      "google.golang.org/grpc/cmd/protoc-gen-go-grpc@$PROTOC_GEN_GO_GRPC_VERSION"; do
+      GOBIN="$target" go install "$tool" >&2 || fail "go install $tool" "check the network and run this again"
+    done
+    touch "$target/.complete"
+  fi
+  ln -sfn "$target" "$cache/go-tools"
+}
+
+install_test_tools() {
+  install_packages prometheus # promtool
+  install_python_clients
+  install_go_clients
+}
+
 mkdir -p "$cache"
 # One set-up at a time on a shared cache.
 exec 9>"$cache/.setup.lock"
@@ -189,5 +231,10 @@ check_rust
 install_libtorch
 install_googleapis
 install_default_model
-[ "${1:-}" = --lint ] && install_lint_tools
+case "${1:-}" in
+  --lint) install_lint_tools ;;
+  --test) install_test_tools ;;
+  "") ;;
+  *) fail "unknown option $1" "see the head of $0" ;;
+esac
 say "ready ($cache)"

@@ -1,0 +1,47 @@
+# Two commands for everybody:   make chat   make test
+# Each does all set-up on a fresh machine and does no work twice. See README.md.
+SHELL := /bin/bash
+PRESET ?= release
+BUILD := build/$(PRESET)
+JOBS ?= $(shell nproc)
+export MNEME_CACHE ?= $(HOME)/.cache/mneme
+export MNEME_GOLDEN ?= $(abspath $(CURDIR)/../shared/golden)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build chat test lint bench asan tsan clean
+
+help: ## Shows this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: ## Installs and downloads what building and running need
+	@deploy/setup.sh
+
+build: setup ## Builds everything into build/release (PRESET=dev|asan|tsan|cuda for others)
+	@[ -e $(BUILD)/build.ninja ] || cmake --preset $(PRESET)
+	@cmake --build $(BUILD) --parallel $(JOBS)
+
+chat: build ## Starts Mneme and chats with the default model in this terminal
+	@$(BUILD)/bin/mneme chat --up
+
+test: build ## Builds and runs all tests
+	@deploy/setup.sh --test
+	@ctest --preset $(PRESET) --parallel 2 --progress
+
+lint: ## Checks formats and lint rules (clang-format, clang-tidy on changed files, buf, cargo)
+	@deploy/setup.sh --lint
+	@deploy/lint.sh $(BUILD)
+
+bench: build ## Prints our speed beside llama.cpp's and transformers', and all micro-benchmarks
+	@cmake --build $(BUILD) --parallel $(JOBS) --target benches
+	@deploy/bench.sh $(BUILD)
+
+asan: ## Runs unit and service tests under AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory build PRESET=asan
+	@ctest --preset asan -L 'unit|service' -j 2 --progress
+
+tsan: ## Runs unit and service tests under ThreadSanitizer
+	@$(MAKE) --no-print-directory build PRESET=tsan
+	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 ctest --preset tsan -L 'unit|service' -j 2 --progress
+
+clean: ## Removes all build folders (downloads in MNEME_CACHE stay)
+	@rm -rf build
