@@ -68,7 +68,8 @@ struct ModelConfig {
   bool mlp_bias = false;     // of gate, up and down
   bool tie_word_embeddings = false;
   std::optional<int64_t> bos_token_id;
-  // Tokens that end a text; config.json's and generation_config.json's, or the GGUF's eos and eot.
+  // Tokens that end a text: generation_config.json's where it names any, else config.json's; of a
+  // GGUF file its eos, eot and eom tokens.
   std::vector<int64_t> eos_token_ids;
   std::optional<int64_t> pad_token_id;
 
@@ -85,5 +86,8 @@ absl::StatusOr<ModelConfig> ParseHuggingFaceConfig(absl::string_view config,
                                                    absl::string_view generation_config);
 // Returns the config of a GGUF file; codes as above.
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file);
+// Returns INVALID_ARGUMENT naming the first size that is out of bounds or contradicts another. The
+// readers above have called it.
+absl::Status CheckConfig(const ModelConfig& config);
 
 }  // namespace mneme::weights

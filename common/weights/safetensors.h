@@ -51,8 +51,8 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// The safetensors of a model folder: model.safetensors.index.json with its shards, or
-// model.safetensors, or the only *.safetensors file there. Immutable, so thread-safe.
+// The safetensors of a model folder: model.safetensors, else model.safetensors.index.json with its
+// shards, else the only *.safetensors file there. Immutable, so thread-safe.
 class SafetensorsModel {
  public:
   // NOT_FOUND: no such files, or a shard that the index names is missing. INVALID_ARGUMENT: the
