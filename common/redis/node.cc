@@ -1,0 +1,133 @@
+#include "common/redis/node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status/status_macros.h"
+
+namespace mneme::redis {
+namespace {
+
+constexpr absl::Duration kFirstBackOff = absl::Milliseconds(50);
+constexpr absl::Duration kLongestBackOff = absl::Seconds(1);
+
+absl::Duration BackOff(int num_failures) {
+  return std::min(kFirstBackOff * (1 << std::min(num_failures - 1, 10)), kLongestBackOff);
+}
+
+bool IsTimeout(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kDeadlineExceeded;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Reply>> Node::Run(const std::vector<Command>& commands,
+                                             absl::Time deadline) {
+  const absl::Time own_limit = absl::Now() + options_.command_timeout;
+  const absl::Time limit = std::min(deadline, own_limit);
+  const bool limit_is_callers = deadline < own_limit;
+  ASSIGN_OR_RETURN(ConnectionPtr connection, Take(limit, limit_is_callers));
+  const absl::Time start = absl::Now();
+  absl::StatusOr<std::vector<Reply>> replies = connection->Run(commands, limit);
+  if (replies.ok()) {
+    GiveBack(std::move(connection));
+    return replies;
+  }
+  if (IsTimeout(replies.status())) {
+    // A caller in a hurry says nothing about the server; a long silence does.
+    const absl::Status status = Timeout(limit_is_callers);
+    Drop(absl::UnavailableError(status.message()), absl::Now() - start >= options_.connect_timeout,
+         /*is_probe=*/false);
+    return status;
+  }
+  const absl::Status status = absl::UnavailableError(
+      absl::StrCat("the connection to Redis broke, the command may have run: ", options_.address,
+                   ": ", replies.status().message()));
+  // The server may just have closed this connection: the next call finds out.
+  Drop(status, /*server_is_down=*/false, /*is_probe=*/false);
+  return status;
+}
+
+absl::StatusOr<Node::ConnectionPtr> Node::Take(absl::Time limit, bool limit_is_callers) {
+  ASSIGN_OR_RETURN(Place place, TakePlace(limit, limit_is_callers));
+  if (place.connection != nullptr) return std::move(place.connection);
+  const absl::Time connect_limit = absl::Now() + options_.connect_timeout;
+  absl::StatusOr<ConnectionPtr> opened = Connection::Open(options_, std::min(limit, connect_limit));
+  if (!opened.ok()) {
+    const bool in_a_hurry = IsTimeout(opened.status()) && limit < connect_limit;
+    absl::Status status = opened.status();
+    if (IsTimeout(status) && !(in_a_hurry && limit_is_callers)) {
+      status = absl::UnavailableError(status.message());
+    }
+    Drop(absl::Status(IsTimeout(status) ? absl::StatusCode::kUnavailable : status.code(),
+                      status.message()),
+         /*server_is_down=*/!in_a_hurry, place.is_probe);
+    return status;
+  }
+  sync::MutexLock lock(mutex_);
+  num_failures_ = 0;
+  if (place.is_probe) is_probing_ = false;
+  changed_.NotifyAll();
+  return opened;
+}
+
+absl::StatusOr<Node::Place> Node::TakePlace(absl::Time limit, bool limit_is_callers) {
+  std::vector<ConnectionPtr> dead;  // closed after the lock is released
+  sync::MutexLock lock(mutex_);
+  while (true) {
+    if (num_failures_ > 0) {
+      if (is_probing_ || absl::Now() < retry_at_) return last_error_;
+      is_probing_ = true;
+      ++num_taken_;
+      return Place{.is_probe = true};
+    }
+    while (!idle_.empty()) {
+      ConnectionPtr connection = std::move(idle_.back());
+      idle_.pop_back();
+      if (connection->IsQuiet()) {
+        ++num_taken_;
+        return Place{.connection = std::move(connection)};
+      }
+      dead.push_back(std::move(connection));
+    }
+    if (num_taken_ < options_.pool_size) {
+      ++num_taken_;
+      return Place{};
+    }
+    if (absl::Now() >= limit) return Timeout(limit_is_callers);
+    changed_.WaitUntil(
+        mutex_, std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(limit - absl::Now()));
+  }
+}
+
+void Node::GiveBack(ConnectionPtr connection) {
+  sync::MutexLock lock(mutex_);
+  --num_taken_;
+  idle_.push_back(std::move(connection));
+  changed_.NotifyOne();
+}
+
+void Node::Drop(const absl::Status& status, bool server_is_down, bool is_probe) {
+  std::vector<ConnectionPtr> dead;  // closed after the lock is released
+  sync::MutexLock lock(mutex_);
+  --num_taken_;
+  if (is_probe) is_probing_ = false;
+  // Calls that were under way when the server was found down tell nothing new.
+  if (is_probe || (server_is_down && num_failures_ == 0)) {
+    num_failures_ = std::min(num_failures_ + 1, 1000);
+    last_error_ = status;
+    retry_at_ = absl::Now() + BackOff(num_failures_);
+    dead.swap(idle_);
+  }
+  changed_.NotifyAll();
+}
+
+absl::Status Node::Timeout(bool limit_is_callers) const {
+  const std::string message = absl::StrCat(
+      "Redis did not answer in time, see whether it is overloaded: ", options_.address);
+  return limit_is_callers ? absl::DeadlineExceededError(message) : absl::UnavailableError(message);
+}
+
+}  // namespace mneme::redis

@@ -1,0 +1,142 @@
+#include "tests/support/redis_server.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "common/config/config.h"
+#include "common/status/status_macros.h"
+#include "tests/support/free_port.h"
+
+namespace mneme::testing {
+namespace {
+
+constexpr int kStartAttempts = 5;
+
+// Returns the first bytes that the server on `port` answers to PING, "" if there is none.
+std::string AnswerToPing(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const timeval timeout{.tv_sec = 1, .tv_usec = 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string answer;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+      send(fd, "PING\r\n", 6, MSG_NOSIGNAL) == 6) {
+    char buffer[128];
+    const ssize_t count = recv(fd, buffer, sizeof(buffer), 0);
+    if (count > 0) answer.assign(buffer, count);
+  }
+  close(fd);
+  return answer;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RedisServer>> RedisServer::Start(const RedisServerOptions& options) {
+  absl::Status status;
+  // Another process can take the free port before the server does.
+  for (int attempt = 0; attempt < kStartAttempts; ++attempt) {
+    std::unique_ptr<RedisServer> server(new RedisServer);
+    ASSIGN_OR_RETURN(server->port_, FreePort());
+    server->address_ = absl::StrCat("127.0.0.1:", server->port_);
+    std::string config = absl::StrCat(
+        "bind 127.0.0.1\nport ", server->port_, "\ndir ", server->folder(),
+        "\nlogfile redis.log\nsave \"\"\nappendonly yes\nappendfsync ", options.append_fsync, "\n");
+    if (!options.password.empty()) absl::StrAppend(&config, "requirepass ", options.password, "\n");
+    absl::StrAppend(&config, absl::StrJoin(options.config_lines, "\n"), "\n");
+    RETURN_IF_ERROR(
+        config::WriteFileAtomically(server->folder_.File("redis.conf"), config, /*mode=*/0600));
+    status = server->Launch();
+    if (status.ok()) return server;
+  }
+  return status;
+}
+
+RedisServer::~RedisServer() { Kill(); }
+
+void RedisServer::Stop() { End(SIGTERM); }
+
+void RedisServer::Kill() { End(SIGKILL); }
+
+void RedisServer::Pause() {
+  if (pid_ > 0) kill(pid_, SIGSTOP);
+}
+
+void RedisServer::Resume() {
+  if (pid_ > 0) kill(pid_, SIGCONT);
+}
+
+absl::Status RedisServer::Restart() {
+  Kill();
+  return Launch();
+}
+
+void RedisServer::End(int signal) {
+  if (pid_ <= 0) return;
+  kill(pid_, signal);
+  while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+}
+
+absl::Status RedisServer::Launch() {
+  const std::string config_path = folder_.File("redis.conf");
+  const char* const arguments[] = {MNEME_REDIS_SERVER, config_path.c_str(), nullptr};
+  const pid_t parent = getpid();
+  pid_ = fork();
+  if (pid_ < 0) return absl::InternalError(absl::StrCat("cannot fork: ", std::strerror(errno)));
+  if (pid_ == 0) {
+    // Other threads' locks may be held: only system calls until exec.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(127);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    const int null = open("/dev/null", O_RDWR);
+    dup2(null, 0);
+    dup2(null, 1);
+    dup2(null, 2);
+    close_range(3, ~0U, 0);
+    execv(arguments[0], const_cast<char* const*>(arguments));
+    _exit(127);
+  }
+  return WaitUntilLoaded();
+}
+
+absl::Status RedisServer::WaitUntilLoaded() {
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (absl::Now() < deadline) {
+    if (waitpid(pid_, nullptr, WNOHANG) == pid_) {
+      pid_ = -1;
+      return absl::UnavailableError(
+          absl::StrCat("redis-server ended at once: ",
+                       config::ReadFile(folder_.File("redis.log")).value_or("it left no log")));
+    }
+    // A server with a password answers NOAUTH, one that still reads its file LOADING.
+    const std::string answer = AnswerToPing(port_);
+    if (answer.rfind("+PONG", 0) == 0 || answer.rfind("-NOAUTH", 0) == 0) return absl::OkStatus();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  Kill();
+  return absl::DeadlineExceededError("redis-server did not answer within 30 s");
+}
+
+}  // namespace mneme::testing

@@ -1,0 +1,66 @@
+// A real redis-server for tests: on a free port of 127.0.0.1, in a temporary folder, with its
+// append-only file on. It can be killed, stopped still and started again on the same port and data.
+//
+//   ASSERT_OK_AND_ASSIGN(auto redis, RedisServer::Start({.append_fsync = "always"}));
+//   redis->Kill();               // kill -9
+//   ... what callers see ...
+//   ASSERT_TRUE(redis->Restart().ok());
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tests/support/temp_folder.h"
+
+namespace mneme::testing {
+
+struct RedisServerOptions {
+  std::string append_fsync = "everysec";  // always, everysec, no
+  std::string password;                   // of the default user; "": none
+  std::vector<std::string> config_lines;  // more lines of redis.conf
+};
+
+// Not thread-safe. The kernel kills the server when the thread that started it ends, however that
+// happens, so that no test run leaves one behind: start it from a thread that outlives its use.
+class RedisServer {
+ public:
+  // Returns once the server answers.
+  static absl::StatusOr<std::unique_ptr<RedisServer>> Start(const RedisServerOptions& options = {});
+  ~RedisServer();
+  RedisServer(const RedisServer&) = delete;
+  RedisServer& operator=(const RedisServer&) = delete;
+
+  // "127.0.0.1:port"; the same for the whole life of the object.
+  const std::string& address() const { return address_; }
+  int port() const { return port_; }
+  // Where it keeps its data and log.
+  const std::string& folder() const { return folder_.path(); }
+
+  // Ends the server as an operator would (SIGTERM) and waits for it.
+  void Stop();
+  // Ends it at once (SIGKILL).
+  void Kill();
+  // Stops it still (SIGSTOP): connections stay open and nothing is answered.
+  void Pause();
+  void Resume();
+  // Starts it again on the same port and data, and returns once it has loaded them.
+  absl::Status Restart();
+
+ private:
+  RedisServer() = default;
+  absl::Status Launch();
+  absl::Status WaitUntilLoaded();
+  void End(int signal);
+
+  TempFolder folder_;
+  std::string address_;
+  int port_ = 0;
+  pid_t pid_ = -1;
+};
+
+}  // namespace mneme::testing
