@@ -17,13 +17,12 @@ venv="$cache/venv-bench"
 make_venv() {
   echo "[bench] making the peers' environment in $venv" >&2
   rm -rf "$venv" && python3 -m venv "$venv" || return 1
+  # torch without its CUDA packages: LD_LIBRARY_PATH below gives it the two libraries it needs.
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps \
-    "torch==$TORCH_VERSION" || return 1
+    "torch==$TORCH_VERSION" "accelerate==$BENCH_ACCELERATE_VERSION" || return 1
   "$venv/bin/pip" install --quiet --disable-pip-version-check \
-    "transformers==$BENCH_TRANSFORMERS_VERSION" "gguf==$BENCH_GGUF_VERSION" accelerate==1.12.0 \
-    sympy networkx jinja2 filelock fsspec typing-extensions "numpy<3" --no-deps || return 1
-  "$venv/bin/pip" install --quiet --disable-pip-version-check \
-    huggingface-hub tokenizers safetensors regex requests tqdm packaging pyyaml mpmath psutil || return 1
+    "transformers==$BENCH_TRANSFORMERS_VERSION" "gguf==$BENCH_GGUF_VERSION" psutil jinja2 \
+    networkx sympy || return 1
   # The compiler of Debian 12 trips over llama.cpp's AMX code.
   CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" \
     CXXFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" \
