@@ -20,6 +20,7 @@
 #include "absl/strings/strip.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "common/weights/rope.h"
 #include "common/weights/strict_json.h"
 
 namespace mneme::weights {
@@ -92,7 +93,7 @@ std::string HuggingFaceName(absl::string_view gguf_name) {
   if (dot == absl::string_view::npos || last_dot <= dot) return "";
   const absl::string_view layer = rest.substr(0, dot);
   int64_t number = 0;
-  if (!absl::SimpleAtoi(layer, &number) || absl::StrCat(number) != layer) return "";
+  if (!absl::SimpleAtoi(layer, &number) || number < 0 || absl::StrCat(number) != layer) return "";
   const absl::string_view part = rest.substr(dot + 1, last_dot - dot - 1);
   const absl::string_view suffix = rest.substr(last_dot + 1);
   if (suffix != "weight" && suffix != "bias") return "";
@@ -129,6 +130,7 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> ModelFiles::Open(absl::string_view p
     RETURN_IF_ERROR(model->OpenGguf(file.string()));
   }
   RETURN_IF_ERROR(status::Annotate(model->CheckTensors(), model->path_));
+  RETURN_IF_ERROR(status::Annotate(ComputeRope(model->config_, 1).status(), model->path_));
   model->Summarise();
   return model;
 }
