@@ -6,15 +6,20 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/status/status_macros.h"
 
 namespace mneme::rpc {
 namespace {
+
+// How often a service's own check is asked.
+constexpr absl::Duration kReadinessInterval = absl::Milliseconds(500);
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const ServerOptions& options) {
   if (options.tls_certificate.empty() && options.tls_key.empty()) {
@@ -103,20 +108,34 @@ void Process::AddAddress(absl::string_view name, absl::string_view address) {
   addresses_.emplace_back(std::string(name), std::string(address));
 }
 
-absl::Status Process::ServeUntilSignal(const std::string& address_file, Server& server) {
+absl::Status Process::ServeUntilSignal(const std::string& address_file, Server& server,
+                                       const std::function<absl::Status()>& check) {
   std::string json;
   for (const auto& [name, address] : addresses_) {
     absl::StrAppend(&json, json.empty() ? "{" : ",", log::JsonString(name), ":",
                     log::JsonString(address));
   }
   absl::StrAppend(&json, json.empty() ? "{}" : "}");
-  server.SetServing(true);
-  ready_ = true;
-  if (!address_file.empty()) {
-    RETURN_IF_ERROR(config::WriteFileAtomically(address_file, json));
-  }
-  log::Info("ready", {{"address", server.address()}});
-  WaitForShutdownSignal();
+  bool is_announced = false;
+  absl::StatusCode logged = absl::StatusCode::kOk;
+  do {
+    const absl::Status status = check ? check() : absl::OkStatus();
+    if (status.ok() && !ready_) {
+      server.SetServing(true);
+      ready_ = true;
+      if (!is_announced && !address_file.empty()) {
+        RETURN_IF_ERROR(config::WriteFileAtomically(address_file, json));
+      }
+      is_announced = true;
+      log::Info("ready", {{"address", server.address()}});
+    } else if (!status.ok() && status.code() != logged) {
+      server.SetServing(false);
+      ready_ = false;
+      log::Warning("not ready",
+                   {{"address", server.address()}, {"reason", std::string(status.message())}});
+    }
+    logged = status.code();
+  } while (!WaitForShutdownSignal(check ? kReadinessInterval : absl::InfiniteDuration()));
   log::Info("shutting down");
   ready_ = false;
   server.SetServing(false);
@@ -132,13 +151,22 @@ void BlockShutdownSignals() {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
-void WaitForShutdownSignal() {
+bool WaitForShutdownSignal(absl::Duration timeout) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
-  int signal = 0;
-  while (sigwait(&signals, &signal) != 0) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (true) {
+    int signal = 0;
+    if (timeout == absl::InfiniteDuration()) {
+      if (sigwait(&signals, &signal) == 0) return true;
+      continue;
+    }
+    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
+    const timespec wait = absl::ToTimespec(left);
+    if (sigtimedwait(&signals, nullptr, &wait) > 0) return true;
+    if (left == absl::ZeroDuration()) return false;
   }
 }
 

@@ -87,7 +87,12 @@ class Process {
 
   // Says that the service is ready (health, /healthz, address file, log) and returns when SIGTERM
   // or SIGINT has come; health says NOT_SERVING from then on.
-  absl::Status ServeUntilSignal(const std::string& address_file, Server& server);
+  //
+  // A service that is of use only while something else answers gives `check`: it is asked now and
+  // about twice a second from this thread, and health, /healthz and the log follow what it says;
+  // the address file is written when it first says OK. It should return within a second.
+  absl::Status ServeUntilSignal(const std::string& address_file, Server& server,
+                                const std::function<absl::Status()>& check = nullptr);
 
   bool ready() const { return ready_; }
 
@@ -106,8 +111,9 @@ struct ServiceInfo {
 // them; ignores SIGPIPE.
 void BlockShutdownSignals();
 
-// Returns when SIGTERM or SIGINT comes (BlockShutdownSignals was called before).
-void WaitForShutdownSignal();
+// Returns true when SIGTERM or SIGINT comes (BlockShutdownSignals was called before), false when
+// `timeout` has passed first.
+bool WaitForShutdownSignal(absl::Duration timeout = absl::InfiniteDuration());
 
 // Reads the configuration, runs the service and returns the exit code: 0, or 1 after an error that
 // was logged.

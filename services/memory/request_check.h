@@ -1,0 +1,22 @@
+// Refuses bad requests and fills in defaults, before any store sees them.
+#pragma once
+
+#include "absl/status/status.h"
+#include "mneme/memory/v1/memory.pb.h"
+
+namespace mneme::memory {
+
+namespace v1 = ::mneme::memory::v1;
+
+// INVALID_ARGUMENT names the field. CreateSession without an id gets one: of the request_id, so
+// that a retry finds the session it made, or a random one.
+absl::Status Normalize(v1::CreateSessionRequest* request);
+absl::Status Normalize(v1::GetSessionRequest* request);
+absl::Status Normalize(v1::ListSessionsRequest* request);
+absl::Status Normalize(v1::DeleteSessionRequest* request);
+absl::Status Normalize(v1::AcquireLeaseRequest* request);
+absl::Status Normalize(v1::RenewLeaseRequest* request);
+absl::Status Normalize(v1::ReleaseLeaseRequest* request);
+absl::Status Normalize(v1::CommitTurnRequest* request);
+
+}  // namespace mneme::memory

@@ -1,0 +1,39 @@
+#include "services/memory/session_errors.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/status/annotate.h"
+
+namespace mneme::memory {
+
+absl::Status NoSuchSession(absl::string_view session_id) {
+  return absl::NotFoundError(absl::StrCat("no such session: ", session_id));
+}
+
+absl::Status SessionExists(absl::string_view session_id) {
+  return absl::AlreadyExistsError(absl::StrCat("the session id is taken: ", session_id));
+}
+
+absl::Status SessionBusy(absl::string_view session_id, absl::string_view holder,
+                         absl::Duration remaining) {
+  const absl::Status status = absl::FailedPreconditionError(
+      absl::StrCat("another turn of the session is running, try again: ", session_id, ", held by ",
+                   holder, " for ", absl::ToInt64Milliseconds(remaining), " ms at most"));
+  return status::WithRetryAfter(status::WithPayload(status, status::kReasonPayload, kSessionBusy),
+                                remaining);
+}
+
+absl::Status StaleVersion(absl::string_view session_id, uint64_t parent, uint64_t head) {
+  return status::WithPayload(
+      absl::AbortedError(absl::StrCat("the session has moved on, read it again: ", session_id,
+                                      ", parent version ", parent, ", current version ", head)),
+      status::kReasonPayload, kStaleVersion);
+}
+
+absl::Status LeaseLost(absl::string_view session_id, uint64_t lease_token) {
+  return status::WithPayload(
+      absl::AbortedError(absl::StrCat("the lease ran out or another holder took the session: ",
+                                      session_id, ", lease ", lease_token)),
+      status::kReasonPayload, kLeaseLost);
+}
+
+}  // namespace mneme::memory
