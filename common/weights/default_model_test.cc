@@ -16,7 +16,7 @@ using ::testing::ElementsAre;
 
 std::string Environment(const char* name, const std::string& missing) {
   const char* value = std::getenv(name);
-  return value == nullptr ? missing : value;
+  return value == nullptr || *value == '\0' ? missing : value;
 }
 
 std::string ModelPath() {
