@@ -16,8 +16,9 @@ absl::StatusOr<Response> MemoryServiceImpl::Call(
     absl::StatusOr<Response> (SessionStore::*method)(const Request&, absl::Time)) {
   const absl::Time start = absl::Now();
   Request normalized = request;
-  absl::StatusOr<Response> response = Normalize(&normalized);
-  if (response.status().ok()) response = (store_.*method)(normalized, rpc::DeadlineOf(context));
+  const absl::Status checked = Normalize(&normalized);
+  absl::StatusOr<Response> response =
+      checked.ok() ? (store_.*method)(normalized, rpc::DeadlineOf(context)) : checked;
   metrics_.CountCall(name, response.status(), absl::Now() - start);
   // A store that does not answer is counted, and logged once by the readiness check.
   if (absl::IsInternal(response.status()) || absl::IsDataLoss(response.status())) {

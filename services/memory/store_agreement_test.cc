@@ -1,0 +1,251 @@
+// Random operations on both stores, step by step: each must answer what the other answers.
+#include <algorithm>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/status/annotate.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/memory/store_fixture.h"
+
+namespace mneme::memory {
+namespace {
+
+using ::mneme::testing::RedisServer;
+
+// What two stores must agree on. Times and lease tokens are each store's own.
+template <typename Response>
+std::string Comparable(const absl::StatusOr<Response>& response) {
+  if (!response.ok()) {
+    return absl::StrCat(absl::StatusCodeToString(response.status().code()), " ",
+                        status::PayloadOf(response.status(), status::kReasonPayload));
+  }
+  return response->ShortDebugString();
+}
+
+void ClearTimes(v1::Session* session) {
+  session->clear_created_unix_ms();
+  session->clear_used_unix_ms();
+}
+
+// Both stores and what they granted so far.
+class Pair {
+ public:
+  Pair(const std::string& address, uint32_t seed) : redis_(address), random_(seed) {}
+
+  // Does one random operation on both and compares the answers.
+  void Step() {
+    switch (Draw(12)) {
+      case 0:
+        return Create();
+      case 1:
+        return Get();
+      case 2:
+        return List();
+      case 3:
+        if (Draw(4) == 0) Delete();
+        return;
+      case 4:
+      case 5:
+      case 6:
+        return Acquire();
+      case 7:
+        return Renew();
+      case 8:
+        return Release();
+      default:
+        return Commit();
+    }
+  }
+
+  int num_committed() const { return num_committed_; }
+
+ private:
+  struct Lease {
+    std::string tenant;
+    std::string session_id;
+    uint64_t in_memory = 1;
+    uint64_t redis = 1;
+    uint64_t version = 0;
+  };
+
+  int Draw(int n) { return static_cast<int>(random_() % n); }
+  std::string Tenant() { return Draw(5) == 0 ? "t2" : "t"; }
+  std::string SessionId() { return absl::StrCat("s", Draw(4)); }
+  std::string RequestId() { return Draw(2) == 0 ? "" : absl::StrCat("r", Draw(200)); }
+
+  // Mostly a recent lease, so that many operations succeed.
+  Lease& DrawLease() {
+    if (leases_.empty()) leases_.push_back({.tenant = "t", .session_id = "s0"});
+    const int num_leases = static_cast<int>(leases_.size());
+    return leases_[Draw(3) == 0 ? Draw(num_leases) : num_leases - 1];
+  }
+
+  void Create() {
+    v1::CreateSessionRequest request = CreateOf(SessionId(), Tenant());
+    request.set_request_id(RequestId());
+    request.set_title(absl::StrCat("title ", Draw(100)));
+    if (Draw(2) == 0) request.mutable_memory_policy()->mutable_full();
+    auto a = in_memory_.store().CreateSession(request, Soon());
+    auto b = redis_.store().CreateSession(request, Soon());
+    if (a.ok()) ClearTimes(a->mutable_session());
+    if (b.ok()) ClearTimes(b->mutable_session());
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+  }
+
+  void Get() {
+    v1::GetSessionRequest request = GetOf(SessionId(), Tenant());
+    request.set_with_messages(Draw(2) == 0);
+    request.set_with_tokens(Draw(2) == 0);
+    auto a = in_memory_.store().GetSession(request, Soon());
+    auto b = redis_.store().GetSession(request, Soon());
+    if (a.ok()) ClearTimes(a->mutable_session());
+    if (b.ok()) ClearTimes(b->mutable_session());
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+  }
+
+  void List() {
+    v1::ListSessionsRequest request;
+    request.set_tenant(Tenant());
+    request.set_page_size(1 + Draw(4));
+    std::string token_a;
+    std::string token_b;
+    do {
+      request.set_page_token(token_a);
+      auto a = in_memory_.store().ListSessions(request, Soon());
+      request.set_page_token(token_b);
+      auto b = redis_.store().ListSessions(request, Soon());
+      ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+      token_a = std::exchange(*a->mutable_next_page_token(), "");
+      token_b = std::exchange(*b->mutable_next_page_token(), "");
+      for (auto& session : *a->mutable_sessions()) ClearTimes(&session);
+      for (auto& session : *b->mutable_sessions()) ClearTimes(&session);
+      EXPECT_EQ(Comparable(a), Comparable(b));
+      EXPECT_EQ(token_a.empty(), token_b.empty());
+    } while (!token_a.empty() && !token_b.empty());
+  }
+
+  void Delete() {
+    v1::DeleteSessionRequest request;
+    request.set_tenant(Tenant());
+    request.set_session_id(SessionId());
+    EXPECT_EQ(Comparable(in_memory_.store().DeleteSession(request, Soon())),
+              Comparable(redis_.store().DeleteSession(request, Soon())));
+  }
+
+  void Acquire() {
+    v1::AcquireLeaseRequest request = AcquireOf(SessionId(), Tenant());
+    request.set_holder(absl::StrCat("h", Draw(2)));
+    request.set_create(Draw(3) != 0);
+    request.set_with_history(Draw(2) == 0);
+    request.set_request_id(RequestId());
+    if (Draw(4) == 0) request.set_parent_version(Draw(4));
+    const bool expires = Draw(5) == 0;
+    if (expires) request.set_ttl_ms(1);
+    auto a = in_memory_.store().AcquireLease(request, Soon());
+    auto b = redis_.store().AcquireLease(request, Soon());
+    if (a.ok() && b.ok() && a->lease_token() != 0) {
+      EXPECT_NE(b->lease_token(), 0u);
+      EXPECT_GT(a->lease_token(), last_in_memory_);
+      EXPECT_GT(b->lease_token(), last_redis_);
+      last_in_memory_ = a->lease_token();
+      last_redis_ = b->lease_token();
+      leases_.push_back({.tenant = request.tenant(),
+                         .session_id = request.session_id(),
+                         .in_memory = a->lease_token(),
+                         .redis = b->lease_token(),
+                         .version = a->session().version()});
+      a->clear_lease_token();
+      b->clear_lease_token();
+    }
+    for (auto* response : {&a, &b}) {
+      if (!response->ok()) continue;
+      ClearTimes((*response)->mutable_session());
+      if ((*response)->has_committed()) {
+        (*response)->mutable_committed()->clear_committed_unix_ms();
+      }
+    }
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+    if (expires) Advance();
+  }
+
+  void Renew() {
+    const Lease& lease = DrawLease();
+    v1::RenewLeaseRequest request;
+    request.set_tenant(lease.tenant);
+    request.set_session_id(lease.session_id);
+    const bool expires = Draw(3) == 0;
+    request.set_ttl_ms(expires ? 1 : 60'000);
+    request.set_lease_token(lease.in_memory);
+    const auto a = in_memory_.store().RenewLease(request, Soon());
+    request.set_lease_token(lease.redis);
+    const auto b = redis_.store().RenewLease(request, Soon());
+    EXPECT_EQ(Comparable(a), Comparable(b));
+    if (expires) Advance();
+  }
+
+  void Release() {
+    const Lease& lease = DrawLease();
+    v1::ReleaseLeaseRequest request;
+    request.set_tenant(lease.tenant);
+    request.set_session_id(lease.session_id);
+    request.set_lease_token(lease.in_memory);
+    const auto a = in_memory_.store().ReleaseLease(request, Soon());
+    request.set_lease_token(lease.redis);
+    const auto b = redis_.store().ReleaseLease(request, Soon());
+    EXPECT_EQ(Comparable(a), Comparable(b));
+  }
+
+  void Commit() {
+    Lease& lease = DrawLease();
+    // Mostly on the head that the lease saw last; texts and ids are few, so that retries occur.
+    const uint64_t parent = Draw(3) == 0 ? Draw(6) : lease.version;
+    v1::CommitTurnRequest request = CommitOf(lease.session_id, lease.in_memory, parent,
+                                             absl::StrCat("text ", Draw(3)), RequestId());
+    request.set_tenant(lease.tenant);
+    request.mutable_turn()->set_replaces_tokens(Draw(5) == 0);
+    request.set_release(Draw(3) == 0);
+    const auto a = in_memory_.store().CommitTurn(request, Soon());
+    request.set_lease_token(lease.redis);
+    const auto b = redis_.store().CommitTurn(request, Soon());
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+    if (!a.ok()) return;
+    ++num_committed_;
+    lease.version = std::max(lease.version, a->version());
+  }
+
+  void Advance() {
+    in_memory_.Advance(absl::Milliseconds(3));
+    redis_.Advance(absl::Milliseconds(3));
+  }
+
+  InMemoryUnderTest in_memory_;
+  RedisUnderTest redis_;
+  std::mt19937 random_;
+  std::vector<Lease> leases_;
+  uint64_t last_in_memory_ = 0;
+  uint64_t last_redis_ = 0;
+  int num_committed_ = 0;
+};
+
+class StoreAgreementTest : public ::testing::TestWithParam<uint32_t> {};
+
+TEST_P(StoreAgreementTest, BothStoresAnswerAlike) {
+  const auto server = RedisServer::Start({.append_fsync = "no"});
+  ASSERT_TRUE(server.ok()) << server.status();
+  Pair pair((*server)->address(), GetParam());
+  constexpr int kSteps = 3000;
+  for (int i = 0; i < kSteps && !HasFailure(); ++i) {
+    SCOPED_TRACE(absl::StrCat("step ", i));
+    pair.Step();
+  }
+  // A run in which nothing succeeds would prove little.
+  EXPECT_GT(pair.num_committed(), kSteps / 30);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, StoreAgreementTest, ::testing::Values(1, 2, 3, 4));
+
+}  // namespace
+}  // namespace mneme::memory
