@@ -5,6 +5,7 @@
 #include "common/weights/dequantize.h"
 #include "common/weights/model_files.h"
 #include "common/weights/strict_json.h"
+#include "common/weights/test_data.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -14,19 +15,13 @@ namespace {
 using nlohmann::json;
 using ::testing::ElementsAre;
 
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr || *value == '\0' ? missing : value;
-}
-
 std::string ModelPath() {
   const std::string cache = Environment("MNEME_CACHE", Environment("HOME", "") + "/.cache/mneme");
   return cache + "/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
 json LoadGolden() {
-  const std::string folder =
-      Environment("MNEME_GOLDEN", Environment("MNEME_SOURCE", ".") + "/../shared/golden");
+  const std::string folder = Environment("MNEME_GOLDEN", SourceFolder() + "/../shared/golden");
   const auto text = ReadTextFile(folder + "/models/smollm2-135m-instruct-q4_1.json", 64 << 20);
   if (!text.ok()) return nullptr;
   const auto document = ParseStrictJson(*text, 64);

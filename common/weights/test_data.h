@@ -14,9 +14,17 @@
 
 namespace mneme::weights {
 
+// Returns the variable, or `missing` where it is not set or empty.
+inline std::string Environment(const char* name, const std::string& missing) {
+  const char* value = std::getenv(name);
+  return value == nullptr || *value == '\0' ? missing : value;
+}
+
+// The checkout: as ctest says, else where the test was built.
+inline std::string SourceFolder() { return Environment("MNEME_SOURCE", MNEME_WEIGHTS_SOURCE); }
+
 inline std::string TestData(absl::string_view name) {
-  const char* source = std::getenv("MNEME_SOURCE");
-  return absl::StrCat(source == nullptr ? "." : source, "/common/weights/testdata/", name);
+  return absl::StrCat(SourceFolder(), "/common/weights/testdata/", name);
 }
 
 // The bytes of a file in a block of exactly their size, so that AddressSanitizer sees a read past
