@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/json_util.h"
+#include "services/cli/commands.h"
 #include "services/cli/utf8.h"
 
 namespace mneme::cli {
@@ -21,6 +22,34 @@ std::optional<int> ParseOrExit(Arguments& arguments, const std::vector<std::stri
   if (!arguments.help_wanted()) return std::nullopt;
   std::fputs(arguments.Help().c_str(), stdout);
   return kExitOk;
+}
+
+int RunSubcommand(absl::string_view command, absl::string_view summary,
+                  const std::vector<CommandEntry>& entries, const std::vector<std::string>& words) {
+  std::vector<std::vector<std::string>> rows;
+  std::vector<std::string> names;
+  for (const CommandEntry& entry : entries) {
+    if (!words.empty() && words[0] == entry.name)
+      return entry.run({words.begin() + 1, words.end()});
+    rows.push_back({absl::StrCat("  ", entry.name), entry.summary});
+    names.push_back(entry.name);
+  }
+  const std::string help =
+      absl::StrCat(summary, "\n\nusage: ", command, " COMMAND [options]\n\n", Table(rows), "\n`",
+                   command, " COMMAND --help` says more.\n");
+  if (words.empty()) {
+    std::fputs(help.c_str(), stderr);
+    return kExitUsage;
+  }
+  if (words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+    std::fputs(help.c_str(), stdout);
+    return kExitOk;
+  }
+  const std::string nearest = NearestWord(words[0], names);
+  PrintErrorLine(absl::StrCat("mneme: no such command: ", command, " ", words[0],
+                              nearest.empty() ? "" : absl::StrCat(": did you mean ", nearest, "?"),
+                              "\nsee `", command, " --help`"));
+  return kExitUsage;
 }
 
 int Fail(const absl::Status& status) {

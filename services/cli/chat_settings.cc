@@ -1,0 +1,116 @@
+#include "services/cli/chat_settings.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/status/status_macros.h"
+#include "services/cli/console.h"
+
+namespace mneme::cli {
+
+void AddChatOptions(Arguments& arguments, ChatSettings* settings) {
+  arguments.Option("session", "ID", &settings->session, "session to go on with, or to make");
+  arguments.Option("model", "M", &settings->model, "model (default: the session's, the server's)");
+  arguments.Option("system", "TEXT", &settings->system, "system message, at the beginning");
+  arguments.Option("policy", "POLICY", &settings->policy,
+                   "memory policy: full, or window:SINKS,RECENT (tokens), e.g. window:4,1024");
+  arguments.Option("temperature", "T", &settings->temperature, "0 is greedy");
+  arguments.Option("top-k", "N", &settings->top_k, "draw from the N likeliest tokens");
+  arguments.Option("top-p", "P", &settings->top_p, "draw from the likeliest tokens that make up P");
+  arguments.Option("min-p", "P", &settings->min_p, "drop tokens below P times the likeliest");
+  arguments.Option("repetition-penalty", "R", &settings->repetition_penalty, "1: none");
+  arguments.Option("seed", "N", &settings->seed, "the same seed gives the same answer");
+  arguments.Option("max-tokens", "N", &settings->max_tokens, "longest answer");
+}
+
+absl::StatusOr<inference::v1::MemoryPolicy> ParsePolicy(absl::string_view text) {
+  inference::v1::MemoryPolicy policy;
+  if (text == "full") {
+    policy.mutable_full();
+    return policy;
+  }
+  absl::string_view rest = text;
+  if (absl::ConsumePrefix(&rest, "window:")) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(rest, ',');
+    int sinks = 0;
+    int recent = 0;
+    if (parts.size() == 2 && absl::SimpleAtoi(parts[0], &sinks) &&
+        absl::SimpleAtoi(parts[1], &recent) && sinks >= 0 && recent >= 1) {
+      policy.mutable_window()->set_sinks(sinks);
+      policy.mutable_window()->set_recent(recent);
+      return policy;
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("no such memory policy: ", text,
+                   "\nthere are full, and window:SINKS,RECENT, e.g. window:4,1024"));
+}
+
+absl::StatusOr<gateway::v1::ChatRequest> RequestFor(const ChatSettings& settings) {
+  gateway::v1::ChatRequest request;
+  request.set_model(settings.model);
+  request.set_session_id(settings.session);
+  if (!settings.policy.empty()) {
+    ASSIGN_OR_RETURN(*request.mutable_memory_policy(), ParsePolicy(settings.policy));
+  }
+  inference::v1::Sampling* sampling = request.mutable_sampling();
+  const auto real = [](std::optional<double> value) { return static_cast<float>(*value); };
+  if (settings.temperature) sampling->set_temperature(real(settings.temperature));
+  if (settings.top_p) sampling->set_top_p(real(settings.top_p));
+  if (settings.min_p) sampling->set_min_p(real(settings.min_p));
+  if (settings.repetition_penalty) {
+    sampling->set_repetition_penalty(real(settings.repetition_penalty));
+  }
+  if (settings.top_k) sampling->set_top_k(*settings.top_k);
+  if (settings.max_tokens) sampling->set_max_tokens(*settings.max_tokens);
+  if (settings.seed) sampling->set_seed(*settings.seed);
+  return request;
+}
+
+std::string BytesText(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double amount = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (amount >= 1024 && unit + 1 < std::size(kUnits)) {
+    amount /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? absl::StrCat(bytes, " B") : absl::StrFormat("%.1f %s", amount, kUnits[unit]);
+}
+
+std::string ReceiptText(const inference::v1::MemoryReceipt& receipt) {
+  std::vector<std::vector<std::string>> rows;
+  const std::string version = receipt.committed_version() == 0
+                                  ? "none"
+                                  : absl::StrCat("version ", receipt.committed_version());
+  rows.push_back(
+      {"  committed", receipt.persisted() || receipt.not_persisted_reason().empty()
+                          ? version
+                          : absl::StrCat("not stored: ", receipt.not_persisted_reason())});
+  rows.push_back(
+      {"  tokens",
+       absl::StrCat(receipt.restored_tokens(), " restored, ", receipt.reused_tokens(), " reused, ",
+                    receipt.prefilled_tokens(), " prefilled, ", receipt.evicted_tokens(),
+                    " evicted, ", receipt.resident_tokens(), " resident")});
+  rows.push_back(
+      {"  key/value memory", absl::StrCat(BytesText(receipt.kv_bytes_resident()), " resident of ",
+                                          BytesText(receipt.kv_bytes_full()), " in full, peak ",
+                                          BytesText(receipt.kv_bytes_peak()))});
+  rows.push_back({"  compression", absl::StrFormat("%.2fx", receipt.compression_ratio())});
+  rows.push_back({"  came from", absl::StrCat(receipt.tier().empty() ? "none" : receipt.tier(),
+                                              ", ", BytesText(receipt.bytes_moved()), " moved")});
+  const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());
+  std::vector<std::string> times;
+  for (const auto& [stage, ms] : stages) times.push_back(absl::StrFormat("%s %.1f", stage, ms));
+  if (!times.empty()) rows.push_back({"  milliseconds", absl::StrJoin(times, ", ")});
+  return Table(rows);
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,39 @@
+// What a chat is to be like: model, session, memory policy, sampling.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "mneme/gateway/v1/chat.pb.h"
+#include "services/cli/arguments.h"
+
+namespace mneme::cli {
+
+struct ChatSettings {
+  std::string model;    // "": the session's or the server's default
+  std::string session;  // "": without one
+  std::string system;
+  std::string policy;  // "full", "window:4,1024"; "": the server's choice
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int> top_k, max_tokens;
+  std::optional<uint64_t> seed;
+};
+
+// Adds the options that stand for the settings; these must outlive the parsing.
+void AddChatOptions(Arguments& arguments, ChatSettings* settings);
+
+// Returns the request without its messages. INVALID_ARGUMENT: a malformed policy.
+absl::StatusOr<gateway::v1::ChatRequest> RequestFor(const ChatSettings& settings);
+
+// Reads "full" or "window:SINKS,RECENT".
+absl::StatusOr<inference::v1::MemoryPolicy> ParsePolicy(absl::string_view text);
+
+// Returns the receipt as lines for a person.
+std::string ReceiptText(const inference::v1::MemoryReceipt& receipt);
+
+// "1.5 MiB"
+std::string BytesText(int64_t bytes);
+
+}  // namespace mneme::cli
