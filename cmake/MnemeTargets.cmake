@@ -44,8 +44,16 @@ function(mneme_test)
     TEST_PREFIX ${arg_PREFIX}.
     DISCOVERY_MODE PRE_TEST
     DISCOVERY_TIMEOUT 120
-    PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
-      ENVIRONMENT "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR};${arg_ENVIRONMENT}")
+    PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+  # gtest_discover_tests takes no lists as property values, so the environment is set afterwards.
+  set(script ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}_test_environment.cmake)
+  set(environment "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR}")
+  string(APPEND environment ";MNEME_CACHE=${MNEME_CACHE};${arg_ENVIRONMENT}")
+  file(WRITE ${script} "foreach(test IN LISTS ${arg_NAME}_test_TESTS)
+  set_tests_properties(\"\${test}\" PROPERTIES ENVIRONMENT \"${environment}\")
+endforeach()
+")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${script})
 endfunction()
 
 # mneme_bench(NAME linear SOURCES linear_bench.cc DEPS ...): a google-benchmark binary, run by
