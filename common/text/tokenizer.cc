@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
@@ -189,7 +190,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Assemble(std::unique_ptr<E
     tokenizer->chat_template_ = std::make_unique<ChatTemplate>(std::move(chat_template));
   }
   tokenizer->fingerprint_ = Sha256({definition, settings.chat_template, settings.bos_token,
-                                    settings.eos_token, absl::StrCat(ends.size())});
+                                    settings.eos_token, absl::StrJoin(ends, ",")});
   tokenizer->settings_ = std::move(settings);
   return tokenizer;
 }
