@@ -1,5 +1,5 @@
-// What this machine's processor offers to the kernels. Used to choose their variants and to tell
-// the operator (`mneme doctor`).
+// What this machine's processor (x86-64) offers to the kernels. Used to choose their variants and
+// to tell the operator (`mneme doctor`).
 #pragma once
 
 #include <string>
@@ -11,19 +11,25 @@ struct CpuFeatures {
   bool avx512 = false;       // F, BW, VL, DQ
   bool avx512_vnni = false;  // with avx512
   bool avx512_bf16 = false;
-  bool amx_int8 = false;  // only if the kernel of the operating system allows it
+  bool amx_int8 = false;  // only if the operating system lets this process use it
   bool amx_bf16 = false;
 };
 
 // Returns the features, found out once. Thread-safe.
 const CpuFeatures& GetCpuFeatures();
 
-// Returns the variant that the kernels use here: "avx512_vnni", "avx2" or "portable".
-// The environment can't change it; SetKernelVariant can.
-const char* KernelVariant();
+// The instruction sets that the CPU operators are compiled for. Results differ between them in the
+// last bits; a process stays with one.
+enum class Variant { kPortable, kAvx2, kAvx512Vnni };
 
-// Makes the kernels use another variant that this processor has; false if it has not. For tests and
+// Returns the variant in use: the best that this processor has, unless set. Thread-safe.
+Variant CurrentVariant();
+
+// Returns "portable", "avx2" or "avx512_vnni".
+const char* VariantName(Variant variant);
+
+// Makes the kernels use another variant; false if the processor has it not. For tests and
 // benchmarks: not while a kernel runs.
-bool SetKernelVariant(const std::string& name);
+bool SetVariant(Variant variant);
 
 }  // namespace mneme::kernels

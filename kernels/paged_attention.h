@@ -20,13 +20,9 @@
 #include <cstdint>
 #include <optional>
 
+#include "kernels/paged_attention_layout.h"
+
 namespace mneme::kernels {
-
-inline constexpr int64_t kPageEntries = 16;
-inline constexpr int64_t kSplitEntries = 512;
-
-// Returns the elements of a page: 2 * kPageEntries * head_size.
-inline constexpr int64_t PageElements(int64_t head_size) { return 2 * kPageEntries * head_size; }
 
 // What a step consists of, for one layer. Row r of q, k and v belongs to the sequence s with
 // query_start[s] <= r < query_start[s + 1], whose state is slot seq_slot[s]; its entry index, per
