@@ -1,0 +1,146 @@
+#include "services/executor/executor_service.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "common/log/log.h"
+#include "common/rpc/client.h"
+#include "common/rpc/grpc_status.h"
+#include "common/status/status_macros.h"
+#include "services/executor/request_check.h"
+
+namespace mneme::executor {
+namespace {
+
+// How often a call that gets no tokens looks whether its caller is still there.
+constexpr std::chrono::milliseconds kCancelPoll{20};
+
+void Convert(const TokenScore& score, inference::v1::TokenLogprob* logprob) {
+  logprob->set_token_id(score.id);
+  logprob->set_logprob(score.logprob);
+  logprob->set_rank(score.rank);
+}
+
+void Convert(const std::vector<TokenScores>& scores,
+             google::protobuf::RepeatedPtrField<inference::v1::TokenLogprob>* logprobs) {
+  for (const TokenScores& token : scores) {
+    inference::v1::TokenLogprob* const logprob = logprobs->Add();
+    Convert(token.chosen, logprob);
+    for (const TokenScore& alternative : token.top) Convert(alternative, logprob->add_top());
+  }
+}
+
+// Reads a request's events until its end, which it returns. A caller that has gone, or a `take`
+// that returns false, cancels the request; the engine's end is awaited all the same.
+absl::Status ReadAll(const grpc::ServerContext& context, TokenStream* stream,
+                     absl::FunctionRef<bool(const StreamEvent&)> take) {
+  bool is_wanted = true;
+  for (;;) {
+    StreamEvent event;
+    const TokenStream::Read read =
+        stream->Next(&event, std::chrono::steady_clock::now() + kCancelPoll);
+    if (read == TokenStream::Read::kEnd) return stream->status();
+    if (is_wanted && context.IsCancelled()) is_wanted = false;
+    if (is_wanted && read == TokenStream::Read::kEvent) is_wanted = take(event);
+    if (!is_wanted) stream->Cancel();
+  }
+}
+
+}  // namespace
+
+void ExecutorServiceImpl::SetEngine(Engine* engine, v1::GetModelResponse description) {
+  description_ = std::move(description);
+  engine_.store(engine, std::memory_order_release);
+}
+
+absl::StatusOr<Engine*> ExecutorServiceImpl::LoadedEngine() const {
+  Engine* const engine = engine_.load(std::memory_order_acquire);
+  if (engine == nullptr) return absl::UnavailableError("the model is loading; try again later");
+  return engine;
+}
+
+absl::Status ExecutorServiceImpl::Generate(grpc::ServerContext* context,
+                                           const v1::GenerateRequest& request,
+                                           grpc::ServerWriter<v1::GenerateResponse>* writer) const {
+  ASSIGN_OR_RETURN(Engine* const engine, LoadedEngine());
+  RETURN_IF_ERROR(CheckModelName(request.model(), description_.model()));
+  ASSIGN_OR_RETURN(WorkSpec spec, CheckGenerate(request, engine->limits().model));
+  spec.deadline = rpc::DeadlineOf(*context);
+  ASSIGN_OR_RETURN(const std::shared_ptr<TokenStream> stream, engine->Submit(std::move(spec)));
+  return ReadAll(*context, stream.get(), [&](const StreamEvent& event) {
+    v1::GenerateResponse response;
+    response.set_index(event.index);
+    response.mutable_token_ids()->Assign(event.token_ids.begin(), event.token_ids.end());
+    Convert(event.logprobs, response.mutable_logprobs());
+    Convert(event.prompt_logprobs, response.mutable_prompt_logprobs());
+    if (event.end.has_value()) {
+      response.set_finish_reason(event.end->reason);
+      *response.mutable_usage() = event.end->usage;
+      *response.mutable_receipt() = event.end->receipt;
+    }
+    return writer->Write(response);
+  });
+}
+
+absl::StatusOr<v1::ScoreResponse> ExecutorServiceImpl::Score(
+    grpc::ServerContext* context, const v1::ScoreRequest& request) const {
+  ASSIGN_OR_RETURN(Engine* const engine, LoadedEngine());
+  RETURN_IF_ERROR(CheckModelName(request.model(), description_.model()));
+  ASSIGN_OR_RETURN(WorkSpec spec, CheckScore(request, engine->limits().model));
+  spec.deadline = rpc::DeadlineOf(*context);
+  ASSIGN_OR_RETURN(const std::shared_ptr<TokenStream> stream, engine->Submit(std::move(spec)));
+  v1::ScoreResponse response;
+  for (int i = 0; i < request.continuations_size(); ++i) response.add_scores()->set_is_greedy(true);
+  RETURN_IF_ERROR(ReadAll(*context, stream.get(), [&](const StreamEvent& event) {
+    v1::ContinuationScore& score = *response.mutable_scores(event.index);
+    for (const TokenScores& token : event.logprobs) {
+      score.add_logprobs(token.chosen.logprob);
+      score.set_sum(score.sum() + token.chosen.logprob);
+      if (token.chosen.rank != 1) score.set_is_greedy(false);
+    }
+    return true;
+  }));
+  return response;
+}
+
+grpc::Status ExecutorServiceImpl::Generate(grpc::ServerContext* context,
+                                           const v1::GenerateRequest* request,
+                                           grpc::ServerWriter<v1::GenerateResponse>* writer) {
+  const absl::Status status = Generate(context, *request, writer);
+  if (!status.ok() && status.code() != absl::StatusCode::kCancelled) {
+    log::Info("generation refused or ended early",
+              {{"request", request->request_id()},
+               {"code", absl::StatusCodeToString(status.code())},
+               {"error", std::string(status.message())}});
+  }
+  return rpc::ToGrpc(status);
+}
+
+grpc::Status ExecutorServiceImpl::Score(grpc::ServerContext* context,
+                                        const v1::ScoreRequest* request,
+                                        v1::ScoreResponse* response) {
+  return rpc::Reply(Score(context, *request), response);
+}
+
+grpc::Status ExecutorServiceImpl::GetModel(grpc::ServerContext*, const v1::GetModelRequest*,
+                                           v1::GetModelResponse* response) {
+  const absl::StatusOr<Engine*> engine = LoadedEngine();
+  if (!engine.ok()) return rpc::ToGrpc(engine.status());
+  *response = description_;
+  return grpc::Status::OK;
+}
+
+grpc::Status ExecutorServiceImpl::GetLoad(grpc::ServerContext*, const v1::GetLoadRequest*,
+                                          v1::GetLoadResponse* response) {
+  const absl::StatusOr<Engine*> engine = LoadedEngine();
+  if (!engine.ok()) return rpc::ToGrpc(engine.status());
+  const EngineLoad load = (*engine)->load();
+  response->set_running(static_cast<int32_t>(load.running));
+  response->set_waiting(static_cast<int32_t>(load.waiting));
+  response->set_pages_used(load.pages_used);
+  response->set_pages_total(load.pages_total);
+  return grpc::Status::OK;
+}
+
+}  // namespace mneme::executor
