@@ -133,6 +133,11 @@ EngineLoad Engine::load() const {
           .pages_total = scheduler_->pool().num_pages()};
 }
 
+int64_t Engine::num_accepted() {
+  sync::MutexLock lock(mutex_);
+  return static_cast<int64_t>(num_submitted_);
+}
+
 int64_t Engine::kv_budget_bytes() const {
   return scheduler_->pool().num_pages() * scheduler_->pool().page_bytes();
 }

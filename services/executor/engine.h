@@ -53,6 +53,8 @@ class Engine {
   void Drain() { draining_ = true; }
 
   EngineLoad load() const;
+  // Requests put into the queue since the start.
+  int64_t num_accepted();
   const AdmissionLimits& limits() const { return limits_; }
   int64_t kv_budget_bytes() const;
 

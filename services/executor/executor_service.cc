@@ -1,6 +1,7 @@
 #include "services/executor/executor_service.h"
 
 #include <chrono>
+#include <string>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -108,11 +109,10 @@ grpc::Status ExecutorServiceImpl::Generate(grpc::ServerContext* context,
                                            const v1::GenerateRequest* request,
                                            grpc::ServerWriter<v1::GenerateResponse>* writer) {
   const absl::Status status = Generate(context, *request, writer);
-  if (!status.ok() && status.code() != absl::StatusCode::kCancelled) {
-    log::Info("generation refused or ended early",
-              {{"request", request->request_id()},
-               {"code", absl::StatusCodeToString(status.code())},
-               {"error", std::string(status.message())}});
+  // What callers do wrong or too often is counted, not logged: a flood must not fill the disk.
+  if (status.code() == absl::StatusCode::kInternal) {
+    log::Error("generation failed",
+               {{"request", request->request_id()}, {"error", std::string(status.message())}});
   }
   return rpc::ToGrpc(status);
 }
