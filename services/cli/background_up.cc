@@ -59,21 +59,15 @@ absl::StatusOr<BackgroundUp> BackgroundUp::Start(const std::vector<std::string>&
     }
   }
   RETURN_IF_ERROR(config::FromJson(line, &up.state_));
+  // What it says later is in logs/mneme.log; a pipe that nobody reads would block it one day.
+  up.child_.CloseOutput();
   return up;
 }
 
 BackgroundUp::~BackgroundUp() {
   if (!child_.running()) return;
   child_.Signal(SIGTERM);
-  // Its pipe is read so that it cannot block on it.
-  while (!child_.Poll().ended) {
-    pollfd file = {child_.output_fd(), POLLIN, 0};
-    poll(&file, 1, 50);
-    std::string ignored;
-    if (child_.output_fd() >= 0 && !ReadAvailable(child_.output_fd(), &ignored)) {
-      child_.CloseOutput();
-    }
-  }
+  child_.Wait();
 }
 
 }  // namespace mneme::cli

@@ -24,7 +24,6 @@
 namespace mneme::cli {
 namespace {
 
-constexpr absl::Duration kPatience = absl::Seconds(15);
 constexpr int kExitInterrupted = 130;
 
 struct ChatFlags {
@@ -83,7 +82,7 @@ absl::StatusOr<int> AskOnce(const ChatFlags& flags, const ServerConnection& serv
   ChatClient client(server, interrupt);
   const bool to_terminal = isatty(STDOUT_FILENO) != 0;
   ASSIGN_OR_RETURN(
-      const ChatAnswer answer, client.Ask(request, kPatience, [&](absl::string_view text) {
+      const ChatAnswer answer, client.Ask(request, server.patience(), [&](absl::string_view text) {
         if (flags.json) return;
         const std::string shown = to_terminal ? WithoutControls(text) : std::string(text);
         std::fwrite(shown.data(), 1, shown.size(), stdout);
@@ -120,7 +119,6 @@ absl::StatusOr<int> Chat(ChatFlags& flags, const std::optional<std::string>& mes
     up.emplace(std::move(started));
     // A path has become a name.
     flags.settings.model = up->state().model();
-    flags.server.server = up->state().grpc();
     PrintErrorLine(absl::StrCat("mneme: OpenAI HTTP at http://", up->state().http(),
                                 "/v1 while this chat runs"));
   }

@@ -19,7 +19,6 @@
 namespace mneme::cli {
 namespace {
 
-constexpr absl::Duration kPatience = absl::Seconds(15);
 constexpr char kPrompt[] = "> ";
 constexpr char kHelp[] =
     "  /new               a new session\n"
@@ -147,7 +146,7 @@ void ChatLoop::Say(const std::string& message) {
   added.push_back(MessageOf("user", message));
   for (const inference::v1::Message& each : added) *request->add_messages() = each;
   const absl::StatusOr<ChatAnswer> answer =
-      client_.Ask(*request, kPatience, [](absl::string_view text) {
+      client_.Ask(*request, server_.patience(), [](absl::string_view text) {
         const std::string clean = WithoutControls(text);
         std::fwrite(clean.data(), 1, clean.size(), stdout);
         std::fflush(stdout);

@@ -40,7 +40,8 @@ absl::StatusOr<ServerConnection> ServerConnection::Open(const ServerOptions& opt
   const bool tls = options.tls || !options.ca_file.empty();
   std::shared_ptr<grpc::Channel> channel =
       tls ? rpc::ConnectToTls(address, options.ca_file) : rpc::ConnectTo(address);
-  return ServerConnection(std::move(address), std::move(key), std::move(channel));
+  return ServerConnection(std::move(address), std::move(key), std::move(channel),
+                          options.server.empty());
 }
 
 void ServerConnection::Prepare(absl::Duration timeout, grpc::ClientContext* context) const {

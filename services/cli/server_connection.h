@@ -34,6 +34,8 @@ class ServerConnection {
 
   const std::string& address() const { return address_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  // How long to try while nobody answers: a server that `mneme up` watches over comes back.
+  absl::Duration patience() const { return supervised_ ? absl::Seconds(15) : absl::Seconds(2); }
 
   // Fills in key, request id and, unless it is infinite, the deadline of a call.
   void Prepare(absl::Duration timeout, grpc::ClientContext* context) const;
@@ -43,12 +45,17 @@ class ServerConnection {
   absl::Status Explain(const grpc::Status& status) const;
 
  private:
-  ServerConnection(std::string address, std::string key, std::shared_ptr<grpc::Channel> channel)
-      : address_(std::move(address)), key_(std::move(key)), channel_(std::move(channel)) {}
+  ServerConnection(std::string address, std::string key, std::shared_ptr<grpc::Channel> channel,
+                   bool supervised)
+      : address_(std::move(address)),
+        key_(std::move(key)),
+        channel_(std::move(channel)),
+        supervised_(supervised) {}
 
   std::string address_;
   std::string key_;
   std::shared_ptr<grpc::Channel> channel_;
+  bool supervised_;  // by a `mneme up` on this machine
 };
 
 // How long a call may take that only looks something up.

@@ -1,0 +1,90 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "services/cli/chat_settings.h"
+#include "services/cli/doctor_checks.h"
+#include "services/cli/log_line.h"
+#include "tests/support/redis_server.h"
+
+namespace mneme::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using Level = Finding::Level;
+
+Finding Named(const std::vector<Finding>& findings, const std::string& what) {
+  for (const Finding& finding : findings) {
+    if (finding.what == what) return finding;
+  }
+  ADD_FAILURE() << "no finding " << what;
+  return {};
+}
+
+TEST(DoctorTest, AProcessorWithoutAvx2IsBad) {
+  EXPECT_EQ(JudgeCpu("model name\t: Old\nflags\t\t: fpu sse sse2 avx\n").level, Level::kBad);
+  const Finding good = JudgeCpu("model name\t: New One\nflags\t\t: avx2 fma f16c avx512f\n");
+  EXPECT_EQ(good.level, Level::kOk);
+  EXPECT_THAT(good.found, HasSubstr("New One"));
+  EXPECT_THAT(good.found, Not(HasSubstr("AVX-512")));
+  EXPECT_THAT(
+      JudgeCpu("flags : avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512_vnni\n").found,
+      HasSubstr("AVX2, AVX-512, VNNI"));
+}
+
+TEST(DoctorTest, MemoryMustHoldTheModel) {
+  const char* meminfo = "MemTotal:       4194304 kB\nMemAvailable:   2097152 kB\n";
+  EXPECT_EQ(JudgeMemory(meminfo, int64_t{512} << 20).level, Level::kOk);
+  const Finding bad = JudgeMemory(meminfo, int64_t{3} << 30);
+  EXPECT_EQ(bad.level, Level::kBad);
+  EXPECT_THAT(bad.advice, HasSubstr("3.0 GiB"));
+}
+
+TEST(DoctorTest, RedisSettingsThatLoseSessionsAreBad) {
+  const std::vector<Finding> bad = JudgeRedis(
+      {{"appendonly", "no"}, {"maxmemory", "100"}, {"maxmemory-policy", "allkeys-lru"}}, 99);
+  for (const Finding& finding : bad) {
+    EXPECT_EQ(finding.level, Level::kBad) << finding.what;
+    EXPECT_NE(finding.advice, "");
+  }
+  const std::vector<Finding> good = JudgeRedis({{"appendonly", "yes"},
+                                                {"appendfsync", "always"},
+                                                {"maxmemory", "1000"},
+                                                {"maxmemory-policy", "noeviction"}},
+                                               10);
+  for (const Finding& finding : good) EXPECT_EQ(finding.level, Level::kOk) << finding.what;
+}
+
+TEST(DoctorTest, ARealRedisIsAskedForItsSettings) {
+  const auto redis = testing::RedisServer::Start({.append_fsync = "everysec"});
+  ASSERT_TRUE(redis.ok()) << redis.status();
+  memory::v1::RedisConfig config;
+  config.set_address((*redis)->address());
+  const std::vector<Finding> findings = CheckRedis(config);
+  EXPECT_EQ(Named(findings, "redis").level, Level::kOk);
+  EXPECT_EQ(Named(findings, "redis: appendonly").level, Level::kWarning);
+  EXPECT_THAT(Named(findings, "redis: appendonly").advice, HasSubstr("appendfsync always"));
+  (*redis)->Stop();
+  EXPECT_EQ(Named(CheckRedis(config), "redis").level, Level::kBad);
+}
+
+TEST(PolicyTest, ReadsBothForms) {
+  EXPECT_TRUE(ParsePolicy("full")->has_full());
+  const auto window = ParsePolicy("window:4,1024");
+  ASSERT_TRUE(window.ok());
+  EXPECT_EQ(window->window().sinks(), 4);
+  EXPECT_EQ(window->window().recent(), 1024);
+  for (const char* wrong :
+       {"", "fulll", "window", "window:4", "window:-1,4", "window:4,0", "window:4,5,6"}) {
+    EXPECT_EQ(ParsePolicy(wrong).status().code(), absl::StatusCode::kInvalidArgument) << wrong;
+  }
+}
+
+TEST(LogLineTest, ShowsTheErrorOfAJsonLineAndOtherLinesAsTheyAre) {
+  EXPECT_EQ(MessageOfLogLine(R"({"message":"service ended with an error","error":"no model"})"),
+            "no model");
+  EXPECT_EQ(MessageOfLogLine(R"({"message":"ready"})"), "ready");
+  EXPECT_EQ(MessageOfLogLine("# Fatal error"), "# Fatal error");
+}
+
+}  // namespace
+}  // namespace mneme::cli
