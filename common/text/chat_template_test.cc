@@ -113,6 +113,11 @@ TEST(ChatTemplateTest, CountOfTheEmptyStringEnds) {
   EXPECT_EQ(Render("{{ 'abc'.count('') }}").value(), "4");
 }
 
+// What the engine cannot do is an error, never another text.
+TEST(ChatTemplateTest, PercentFormattingIsRefused) {
+  EXPECT_EQ(Render("{{ '%s' % 'y' }}").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ChatTemplateTest, BadInputNamesTheField) {
   ChatInput input = Hello();
   input.messages[0].content = "\xff";

@@ -74,13 +74,13 @@ class CrateEngine final : public Tokenizer::Engine {
 
 class SentencePieceEngine final : public Tokenizer::Engine {
  public:
-  SentencePieceEngine(std::unique_ptr<SentencePieceModel> model, absl::optional<int32_t> bos_id,
+  SentencePieceEngine(SentencePieceModel model, absl::optional<int32_t> bos_id,
                       absl::optional<int32_t> eos_id)
       : model_(std::move(model)), bos_id_(bos_id), eos_id_(eos_id) {}
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               const EncodeOptions& options) const override {
-    std::vector<int32_t> ids = model_->Encode({text.data(), text.size()}, options.plain_text);
+    std::vector<int32_t> ids = model_.Encode(text, options.plain_text);
     if (options.add_special_tokens) {
       if (bos_id_.has_value()) ids.insert(ids.begin(), *bos_id_);
       if (eos_id_.has_value()) ids.push_back(*eos_id_);
@@ -90,11 +90,11 @@ class SentencePieceEngine final : public Tokenizer::Engine {
 
   absl::StatusOr<std::vector<int32_t>> EncodeContinuation(absl::string_view text,
                                                           const TokenTable&) const override {
-    return model_->EncodeContinuation({text.data(), text.size()});
+    return model_.EncodeContinuation(text);
   }
 
   int32_t Find(absl::string_view token) const override {
-    const auto& pieces = model_->pieces();
+    const auto& pieces = model_.pieces();
     for (size_t id = 0; id < pieces.size(); ++id) {
       if (pieces[id].piece == token) return static_cast<int32_t>(id);
     }
@@ -102,13 +102,10 @@ class SentencePieceEngine final : public Tokenizer::Engine {
   }
 
  private:
-  std::unique_ptr<SentencePieceModel> model_;
+  SentencePieceModel model_;
   absl::optional<int32_t> bos_id_;  // put in front, where set
   absl::optional<int32_t> eos_id_;  // put behind, where set
 };
-
-// SentencePiece writes a space as U+2581.
-constexpr absl::string_view kSpaceMark = "\xe2\x96\x81";
 
 TokenTable::Definition TableOf(const SentencePieceModel& model) {
   TokenTable::Definition definition;
@@ -217,21 +214,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromTekken(absl::string_vi
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromSentencePiece(
-    const std::string& serialized, TokenizerSettings settings) {
-  std::string error;
-  std::unique_ptr<SentencePieceModel> model = SentencePieceModel::Parse(serialized, &error);
-  if (model == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("not a SentencePiece model: ", error));
-  }
+    absl::string_view serialized, TokenizerSettings settings) {
+  ASSIGN_OR_RETURN(SentencePieceModel model, SentencePieceModel::Parse(serialized));
   absl::optional<int32_t> bos_id;
-  if (model->bos_id() >= 0) {
-    bos_id = model->bos_id();
-    if (settings.bos_token.empty()) settings.bos_token = model->pieces()[*bos_id].piece;
+  if (model.bos_id() >= 0) {
+    bos_id = model.bos_id();
+    if (settings.bos_token.empty()) settings.bos_token = model.pieces()[*bos_id].piece;
   }
-  if (model->eos_id() >= 0 && settings.eos_token.empty()) {
-    settings.eos_token = model->pieces()[model->eos_id()].piece;
+  if (model.eos_id() >= 0 && settings.eos_token.empty()) {
+    settings.eos_token = model.pieces()[model.eos_id()].piece;
   }
-  ASSIGN_OR_RETURN(TokenTable table, TokenTable::Create(TableOf(*model)));
+  ASSIGN_OR_RETURN(TokenTable table, TokenTable::Create(TableOf(model)));
   return Assemble(std::make_unique<SentencePieceEngine>(std::move(model), bos_id, absl::nullopt),
                   std::move(table), serialized, std::move(settings));
 }
@@ -281,12 +274,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufVocabul
     absl::StrAppend(&definition, vocabulary.token_types[id], ":", vocabulary.scores[id], ":",
                     vocabulary.tokens[id], "\n");
   }
-  std::string error;
-  std::unique_ptr<SentencePieceModel> model =
-      SentencePieceModel::FromPieces(pieces, vocabulary.add_space_prefix.value_or(true), &error);
-  if (model == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml data is not usable: ", error));
-  }
+  absl::StatusOr<SentencePieceModel> model = SentencePieceModel::FromPieces(
+      std::move(pieces), {.add_space_prefix = vocabulary.add_space_prefix.value_or(true)});
+  if (!model.ok()) return status::Annotate(model.status(), "tokenizer.ggml");
   ASSIGN_OR_RETURN(TokenTable table, TokenTable::Create(TableOf(*model)));
   absl::optional<int32_t> bos_id;
   absl::optional<int32_t> eos_id;
@@ -298,7 +288,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufVocabul
           absl::StrCat("tokenizer.ggml: BOS or EOS is outside the vocabulary, id: ", *id));
     }
   }
-  return Assemble(std::make_unique<SentencePieceEngine>(std::move(model), bos_id, eos_id),
+  return Assemble(std::make_unique<SentencePieceEngine>(*std::move(model), bos_id, eos_id),
                   std::move(table), definition, std::move(settings));
 }
 

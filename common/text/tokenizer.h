@@ -5,8 +5,9 @@
 //   ASSIGN_OR_RETURN(std::string text, tokenizer->Decode(ids, /*skip_special_tokens=*/true));
 //
 // Two engines do the encoding: the `tokenizers` crate (tokenizer.json, byte-level vocabularies of
-// GGUF files, tekken.json, which are brought into that form) and libsentencepiece (.model files and
-// SentencePiece-style vocabularies of GGUF files). Decoding is one table for all (token_table.h).
+// GGUF files, tekken.json, which are brought into that form) and our SentencePiece-style byte-pair
+// encoder (.model files and such vocabularies of GGUF files). Decoding is one table for all
+// (token_table.h).
 #pragma once
 
 #include <cstdint>
@@ -63,7 +64,7 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromTokenizerJson(
       absl::string_view tokenizer_json, TokenizerSettings settings);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromGguf(const GgufVocabulary& vocabulary);
-  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromSentencePiece(const std::string& serialized,
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromSentencePiece(absl::string_view serialized,
                                                                       TokenizerSettings settings);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromTekken(absl::string_view tekken_json,
                                                                TokenizerSettings settings);

@@ -49,8 +49,9 @@ class TokenizerGoldenTest : public ::testing::TestWithParam<std::string> {
         const auto with_special =
             tokenizer.Encode(text, {.add_special_tokens = true, .plain_text = plain_text});
         ASSERT_TRUE(with_special.ok()) << with_special.status();
-        EXPECT_THAT(*with_special,
-                    ElementsAreArray(cases_[index]["ids_with_special"].get<std::vector<int32_t>>()));
+        EXPECT_THAT(
+            *with_special,
+            ElementsAreArray(cases_[index]["ids_with_special"].get<std::vector<int32_t>>()));
       }
       const auto decoded = cases_[index]["decoded"].get<std::string>();
       EXPECT_EQ(tokenizer.Decode(expected, /*skip_special_tokens=*/false).value(), decoded);
@@ -82,9 +83,8 @@ TEST_P(TokenizerGoldenTest, PiecesWithScoresGiveTheSame) {
                                : "mistral_instruct_tokenizer_240323.model.v3";
   auto serialized = ReadWholeFile(*folder + "/mistral_common/data/" + name);
   ASSERT_TRUE(serialized.ok()) << serialized.status();
-  std::string error;
-  const auto model = text::SentencePieceModel::Parse(*serialized, &error);
-  ASSERT_NE(model, nullptr) << error;
+  const auto model = text::SentencePieceModel::Parse(*serialized);
+  ASSERT_TRUE(model.ok()) << model.status();
   text::GgufVocabulary vocabulary;
   vocabulary.model = "llama";
   for (const text::SentencePiece& piece : model->pieces()) {

@@ -2,9 +2,40 @@
 //! Jinja2, where every value is a Python object.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
+
+/// A Python tuple: a sequence that is written with parentheses.
+#[derive(Debug)]
+pub struct Tuple(pub Vec<Value>);
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+}
+
+impl Tuple {
+    pub fn value(items: Vec<Value>) -> Value {
+        Value::from_object(Tuple(items))
+    }
+}
+
+/// Python's `dict.items()`.
+pub fn items(map: &Value) -> Result<Value, Error> {
+    let pairs = entries(map)?;
+    Ok(pairs.into_iter().map(|(key, item)| Tuple::value(vec![key, item])).collect())
+}
 
 /// Python's `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and
 /// from 1e16 on.
@@ -94,7 +125,11 @@ pub fn repr(value: &Value) -> Result<String, Error> {
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<String> =
                 value.try_iter()?.map(|item| repr(&item)).collect::<Result<_, _>>()?;
-            format!("[{}]", items.join(", "))
+            match value.downcast_object_ref::<Tuple>() {
+                Some(_) if items.len() == 1 => format!("({},)", items[0]),
+                Some(_) => format!("({})", items.join(", ")),
+                None => format!("[{}]", items.join(", ")),
+            }
         }
         ValueKind::Map => {
             let items: Vec<String> = entries(value)?

@@ -9,7 +9,7 @@ use minijinja::value::{from_args, Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
-use crate::python::{self, JsonStyle};
+use crate::python::{self, JsonStyle, Tuple};
 use crate::Failure;
 
 /// Instructions that one rendering may take: a loop in a template must end. A conversation of a
@@ -225,9 +225,46 @@ fn length(value: &Value) -> Result<usize, Error> {
     }
 }
 
+fn to_float(value: &Value) -> Option<f64> {
+    match value.kind() {
+        ValueKind::String => value.as_str()?.trim().replace('_', "").parse().ok(),
+        ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        _ => f64::try_from(value.clone()).ok(),
+    }
+}
+
+/// As Jinja2's `int`: a text may also be a decimal fraction.
+fn to_int(value: &Value) -> Option<i64> {
+    match value.kind() {
+        ValueKind::String => {
+            let text = value.as_str()?.trim().replace('_', "");
+            text.parse().ok().or_else(|| truncate(text.parse().ok()?))
+        }
+        ValueKind::Number if value.is_integer() => value.as_i64(),
+        _ => truncate(to_float(value)?),
+    }
+}
+
+fn truncate(value: f64) -> Option<i64> {
+    value.is_finite().then_some(value.trunc() as i64)
+}
+
 fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", |value: Value, positional: Rest<Value>, named: Kwargs| {
         to_json(&value, &positional, &named)
+    });
+    environment.add_filter("items", |value: Value| match value.kind() {
+        ValueKind::Map => python::items(&value),
+        ValueKind::Undefined => Ok(Value::from_iter(std::iter::empty::<Value>())),
+        _ => {
+            Err(Error::new(ErrorKind::InvalidOperation, "Can only get item pairs from a mapping."))
+        }
+    });
+    environment.add_filter("int", |value: Value, default: Option<Value>| {
+        to_int(&value).map_or_else(|| default.unwrap_or(Value::from(0)), Value::from)
+    });
+    environment.add_filter("float", |value: Value, default: Option<Value>| {
+        to_float(&value).map_or_else(|| default.unwrap_or(Value::from(0.0)), Value::from)
     });
     environment.add_filter("string", |value: Value| python::str(&value));
     environment.add_filter("length", |value: Value| length(&value));
@@ -301,6 +338,9 @@ fn character_index(text: &str, offset: Option<usize>) -> i64 {
 /// Python's string methods where the packaged ones differ from Python; the packaged ones otherwise.
 fn call_method(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let Some(text) = value.as_str() else {
+        if method == "items" && value.kind() == ValueKind::Map && args.is_empty() {
+            return python::items(value);
+        }
         return pycompat::unknown_method_callback(state, value, method, args);
     };
     match method {
@@ -360,7 +400,7 @@ fn call_method(state: &State, value: &Value, method: &str, args: &[Value]) -> Re
                 None if method == "partition" => [text, "", ""],
                 None => ["", "", text],
             };
-            Ok(parts.into_iter().map(Value::from).collect())
+            Ok(Tuple::value(parts.into_iter().map(Value::from).collect()))
         }
         "isspace" | "isdigit" | "isnumeric" | "isalnum" | "isalpha" | "islower" | "isupper"
             if text.is_empty() =>
