@@ -1,5 +1,6 @@
 // Tokens per second of the engine called in process, on the default model: decoding with 1, 4 and
 // 16 streams, and reading prompts. Argument "compute": 0 float32, 1 bfloat16.
+#include <ATen/Functions.h>
 #include <benchmark/benchmark.h>
 
 #include "services/executor/engine.h"
@@ -77,6 +78,51 @@ void BM_Prefill(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * 512);
 }
 
+// A model of the default one's shape that computes nothing: what is left is the engine.
+class IdleModel final : public StepModel {
+ public:
+  IdleModel() {
+    limits_ = {.vocab_size = 49152, .context_length = 8192};
+    shape_ = {.num_layers = 30, .num_kv_heads = 3, .head_size = 64};
+    logits_ = at::zeros({64, 49152}, at::kFloat);
+    logits_.select(1, 7).fill_(3);
+  }
+  const ModelLimits& limits() const override { return limits_; }
+  const memory::KvShape& kv_shape() const override { return shape_; }
+  memory::KvPoolOptions PoolOptions(int64_t budget_bytes) const override {
+    return {.head_size = 64, .budget_bytes = budget_bytes};
+  }
+  absl::StatusOr<at::Tensor> Forward(absl::Span<const model::SequenceStep> steps) override {
+    int64_t rows = 0;
+    for (const model::SequenceStep& step : steps) {
+      step.sequence->Advance(static_cast<int64_t>(step.tokens.size()));
+      rows += step.num_logits;
+    }
+    return logits_.narrow(0, 0, rows);
+  }
+
+ private:
+  ModelLimits limits_;
+  memory::KvShape shape_;
+  at::Tensor logits_;
+};
+
+// Items are steps: the engine's own time per step with so many streams.
+void BM_StepOverhead(benchmark::State& state) {
+  metrics::Registry registry;
+  ExecutorMetrics metrics(registry);
+  EngineOptions options;
+  options.scheduler.kv_budget_bytes = int64_t{2} << 30;
+  const auto engine = *Engine::Create(std::make_unique<IdleModel>(), options, &metrics);
+  for (auto _ : state) {
+    std::vector<std::shared_ptr<TokenStream>> streams;
+    for (int i = 0; i < state.range(0); ++i) streams.push_back(*engine->Submit(Spec(4, 200, i)));
+    for (const auto& stream : streams) CountTokens(*stream);
+  }
+  state.SetItemsProcessed(static_cast<int64_t>(metrics.steps.Value()));
+}
+
+BENCHMARK(BM_StepOverhead)->Arg(1)->Arg(16)->Arg(64)->UseRealTime();
 BENCHMARK(BM_Prefill)->ArgNames({"compute"})->Arg(0)->Arg(1)->UseRealTime()->MinTime(3);
 BENCHMARK(BM_Decode)
     ->ArgNames({"compute", "streams"})
