@@ -1,6 +1,7 @@
 #include "common/trace/request_context.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <random>
 
 #include "absl/strings/ascii.h"
@@ -22,10 +23,16 @@ bool IsZero(absl::string_view text) {
 }  // namespace
 
 std::string RandomHex(int n) {
-  thread_local std::mt19937_64 generator{std::random_device{}()};
+  // random_device reads the kernel's generator: there is no seed that two processes
+  // could share.
+  thread_local std::random_device device;
   constexpr char kDigits[] = "0123456789abcdef";
   std::string text(n, '0');
-  for (char& c : text) c = kDigits[generator() & 15];
+  uint32_t bits = 0;
+  for (int i = 0; i < n; ++i, bits >>= 4) {
+    if (i % 8 == 0) bits = device();
+    text[i] = kDigits[bits & 15];
+  }
   return text;
 }
 
