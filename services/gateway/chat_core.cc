@@ -1,0 +1,272 @@
+#include "services/gateway/chat_core.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status/annotate.h"
+#include "common/status/status_macros.h"
+#include "services/gateway/request_checks.h"
+
+namespace mneme::gateway {
+namespace {
+
+namespace ev1 = executor::v1;
+namespace iv1 = inference::v1;
+namespace mv1 = memory::v1;
+namespace tv1 = tokenizer::v1;
+
+uint64_t DrawSeed() {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  // JSON numbers are exact up to 2^53, so that a client can send it back.
+  return generator() >> 11;
+}
+
+bool IsFull(const iv1::MemoryPolicy& policy) { return !policy.has_window(); }
+
+std::string TextOf(const Vocabulary& vocabulary, const std::vector<int32_t>& ids) {
+  return vocabulary.table.Decode(ids, /*skip_special_tokens=*/false).value_or("");
+}
+
+}  // namespace
+
+ChatCore::ChatCore(ExecutorPool& executors, TokenizerClient& tokenizer, SessionStore* sessions,
+                   Admission& admission, GatewayMetrics& metrics, const Options& options)
+    : executors_(executors),
+      tokenizer_(tokenizer),
+      sessions_(sessions),
+      admission_(admission),
+      metrics_(metrics),
+      options_(options) {}
+
+absl::StatusOr<SessionStore*> ChatCore::Sessions() const {
+  if (sessions_ != nullptr) return sessions_;
+  return absl::FailedPreconditionError("this server keeps no sessions: it has no memory service");
+}
+
+absl::StatusOr<std::unique_ptr<Admission::Ticket>> ChatCore::Enter(const Caller& caller) {
+  absl::StatusOr<std::unique_ptr<Admission::Ticket>> ticket =
+      admission_.Enter(caller.tenant, caller.limits);
+  if (!ticket.ok()) {
+    const std::string quota = status::PayloadOf(ticket.status(), status::kQuotaPayload);
+    metrics_.CountRejection(!quota.empty()                         ? quota
+                            : absl::IsUnavailable(ticket.status()) ? "draining"
+                                                                   : "max_streams");
+  }
+  return ticket;
+}
+
+absl::Status ChatCore::OpenSession(const v1::ChatRequest& request, const std::string& model,
+                                   const Caller& caller, SessionStore::Opened* opened) {
+  ASSIGN_OR_RETURN(SessionStore * sessions, Sessions());
+  if (!trace::IsIdentifier(request.session_id())) {
+    return status::InvalidField("session_id", "must match [A-Za-z0-9_.:-]{1,128}");
+  }
+  if (!request.request_id().empty() && !trace::IsIdentifier(request.request_id())) {
+    return status::InvalidField("request_id", "must match [A-Za-z0-9_.:-]{1,128}");
+  }
+  if (request.sampling().n() > 1) {
+    return status::InvalidField("sampling.n", "must be 1 in a session");
+  }
+  mv1::AcquireLeaseRequest acquire;
+  acquire.set_tenant(caller.tenant);
+  acquire.set_session_id(request.session_id());
+  if (request.has_parent_version()) acquire.set_parent_version(request.parent_version());
+  acquire.set_create(true);
+  acquire.set_model(model);
+  acquire.set_with_history(true);
+  acquire.set_request_id(request.request_id());
+  ASSIGN_OR_RETURN(*opened, sessions->Open(acquire, caller.context, caller.deadline,
+                                           [&caller] { return caller.gone && caller.gone(); }));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest& request,
+                                                          Caller caller) {
+  caller.deadline = std::min(caller.deadline, caller.arrived + options_.request_timeout);
+  Turn::Parts parts;
+  ASSIGN_OR_RETURN(parts.ticket, Enter(caller));
+  ASSIGN_OR_RETURN(std::string model, executors_.Resolve(request.model()));
+  ASSIGN_OR_RETURN(parts.vocabulary,
+                   tokenizer_.VocabularyOf(model, caller.context, caller.deadline));
+  const Vocabulary& vocabulary = *parts.vocabulary;
+  RETURN_IF_ERROR(
+      CheckMessages(request.messages(), options_.max_messages, vocabulary.chat_template));
+  RETURN_IF_ERROR(CheckSampling(request.sampling(), vocabulary.table.size()));
+  RETURN_IF_ERROR(CheckMemoryPolicy(request.memory_policy()));
+
+  tv1::EncodeChatRequest encode;
+  iv1::MemoryPolicy policy = request.memory_policy();
+  mv1::AcquireLeaseResponse history;
+  if (!request.session_id().empty()) {
+    SessionStore::Opened opened;
+    RETURN_IF_ERROR(OpenSession(request, model, caller, &opened));
+    history = std::move(opened.state);
+    parts.session = std::make_unique<Turn::SessionPart>();
+    Turn::SessionPart& session = *parts.session;
+    session.session_id = request.session_id();
+    session.lease = std::move(opened.lease);
+    session.parent_version = history.session().version();
+    if (const std::string& own = history.session().model(); !own.empty() && own != model) {
+      if (!request.model().empty()) {
+        return status::InvalidField("model", absl::StrCat("must be the session's own: ", own));
+      }
+      ASSIGN_OR_RETURN(model, executors_.Resolve(own));
+      ASSIGN_OR_RETURN(parts.vocabulary,
+                       tokenizer_.VocabularyOf(model, caller.context, caller.deadline));
+    }
+    if (history.has_committed()) {
+      session.turn = std::move(*history.mutable_committed());
+      parts.prompts.emplace_back();
+    } else {
+      *session.turn.mutable_messages() = request.messages();
+      session.turn.set_request_id(request.request_id().empty()
+                                      ? absl::StrCat("turn-", trace::RandomHex(24))
+                                      : request.request_id());
+      parts.answer.keep_text = true;
+      *encode.mutable_messages() = std::move(*history.mutable_messages());
+      *encode.mutable_prefix_ids() = history.token_ids();
+      if (policy.policy_case() == iv1::MemoryPolicy::POLICY_NOT_SET) {
+        policy = history.session().memory_policy();
+      }
+    }
+  }
+  parts.started.model = model;
+  parts.started.vocabulary = parts.vocabulary.get();
+  parts.caller = std::move(caller);
+  if (parts.session != nullptr && parts.session->lease == nullptr) {
+    parts.started.created_unix_s = parts.session->turn.committed_unix_ms() / 1000;
+    return std::make_unique<Turn>(std::move(parts), metrics_);
+  }
+
+  encode.set_model(model);
+  encode.mutable_messages()->MergeFrom(request.messages());
+  encode.set_add_generation_prompt(true);
+  encode.set_tools_json(request.tools_json());
+  encode.set_template_arguments_json(request.template_arguments_json());
+  absl::StatusOr<tv1::EncodeChatResponse> encoded =
+      tokenizer_.EncodeChat(encode, parts.caller.context, parts.caller.deadline);
+  if (!encoded.ok()) {
+    if (absl::IsInvalidArgument(encoded.status()) &&
+        status::PayloadOf(encoded.status(), status::kFieldPayload).empty()) {
+      return status::WithPayload(encoded.status(), status::kFieldPayload, "messages");
+    }
+    return encoded.status();
+  }
+  Turn::Prompt prompt;
+  const bool goes_on = encoded->prefix_matched() && !history.token_ids().empty();
+  if (goes_on) prompt.token_ids.assign(history.token_ids().begin(), history.token_ids().end());
+  prompt.token_ids.insert(prompt.token_ids.end(), encoded->token_ids().begin(),
+                          encoded->token_ids().end());
+  if (parts.session != nullptr) {
+    *parts.session->turn.mutable_token_ids() = encoded->token_ids();
+    parts.session->turn.set_replaces_tokens(!goes_on && !history.token_ids().empty());
+  }
+  parts.prompts.push_back(std::move(prompt));
+  return Start(std::move(parts), request.sampling(), policy);
+}
+
+absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartCompletion(CompletionRequest request,
+                                                                Caller caller) {
+  caller.deadline = std::min(caller.deadline, caller.arrived + options_.request_timeout);
+  Turn::Parts parts;
+  ASSIGN_OR_RETURN(parts.ticket, Enter(caller));
+  ASSIGN_OR_RETURN(const std::string model, executors_.Resolve(request.model));
+  ASSIGN_OR_RETURN(parts.vocabulary,
+                   tokenizer_.VocabularyOf(model, caller.context, caller.deadline));
+  const Vocabulary& vocabulary = *parts.vocabulary;
+  RETURN_IF_ERROR(CheckSampling(request.sampling, vocabulary.table.size()));
+  RETURN_IF_ERROR(CheckMemoryPolicy(request.memory_policy));
+  if (request.prompts.empty()) return status::InvalidField("prompt", "must not be empty");
+  if (request.prompts.size() > static_cast<size_t>(options_.max_prompts)) {
+    return status::InvalidField("prompt",
+                                absl::StrCat("must have at most ", options_.max_prompts, " parts"));
+  }
+  std::vector<std::string> texts;
+  for (const CompletionRequest::Prompt& prompt : request.prompts) {
+    if (prompt.token_ids.empty()) texts.push_back(prompt.text);
+    for (const int32_t id : prompt.token_ids) {
+      if (!vocabulary.table.Contains(id)) {
+        return status::InvalidField(
+            "prompt", absl::StrCat("must have token ids of the vocabulary, not ", id));
+      }
+    }
+  }
+  std::vector<std::vector<int32_t>> encodings;
+  if (!texts.empty()) {
+    ASSIGN_OR_RETURN(encodings, tokenizer_.Encode(model, texts, caller.context, caller.deadline));
+  }
+  size_t next = 0;
+  for (CompletionRequest::Prompt& prompt : request.prompts) {
+    Turn::Prompt encoded;
+    if (prompt.token_ids.empty()) {
+      encoded.token_ids = std::move(encodings[next++]);
+      encoded.text = std::move(prompt.text);
+    } else {
+      encoded.token_ids = std::move(prompt.token_ids);
+      if (request.echo) encoded.text = TextOf(vocabulary, encoded.token_ids);
+    }
+    if (encoded.token_ids.empty()) return status::InvalidField("prompt", "must not be empty");
+    parts.prompts.push_back(std::move(encoded));
+  }
+  parts.started.model = model;
+  parts.started.vocabulary = parts.vocabulary.get();
+  parts.echo = request.echo;
+  parts.echo_only = request.echo && request.echo_only;
+  parts.answer.continues_text = true;
+  parts.caller = std::move(caller);
+  return Start(std::move(parts), std::move(request.sampling), request.memory_policy);
+}
+
+absl::StatusOr<std::unique_ptr<Turn>> ChatCore::Start(Turn::Parts parts, iv1::Sampling sampling,
+                                                      const iv1::MemoryPolicy& policy) {
+  ASSIGN_OR_RETURN(const ev1::GetModelResponse model, executors_.Describe(parts.started.model));
+  for (const Turn::Prompt& prompt : parts.prompts) {
+    const auto size = static_cast<int64_t>(prompt.token_ids.size());
+    if (IsFull(policy) && model.context_length() > 0 && size >= model.context_length()) {
+      return status::WithPayload(
+          status::InvalidField(
+              parts.answer.continues_text ? "prompt" : "messages",
+              absl::StrCat("must be shorter: the model's context has ", model.context_length(),
+                           " tokens, the prompt alone ", size)),
+          status::kReasonPayload, "CONTEXT_LENGTH_EXCEEDED");
+    }
+  }
+  if (!sampling.has_seed()) sampling.set_seed(DrawSeed());
+  parts.answers_per_prompt = std::max(1, sampling.n());
+  parts.started.seed = sampling.seed();
+  parts.started.fingerprint = model.fingerprint();
+  parts.started.created_unix_s = absl::ToUnixSeconds(absl::Now());
+  parts.started.num_answers = static_cast<int>(parts.prompts.size()) * parts.answers_per_prompt;
+  parts.answer.stop.assign(sampling.stop().begin(), sampling.stop().end());
+  parts.answer.eos_token_ids.assign(model.eos_token_ids().begin(), model.eos_token_ids().end());
+  sampling.clear_stop();  // the executor knows no text
+  if (parts.echo_only) sampling.set_max_tokens(1);
+  parts.shutdown = &shutdown_;
+  parts.generation = std::make_unique<GenerationGroup>(executors_, metrics_, options_.generation,
+                                                       parts.caller.context, parts.caller.deadline);
+  for (const Turn::Prompt& prompt : parts.prompts) {
+    ev1::GenerateRequest generate;
+    generate.set_request_id(parts.caller.context.request_id);
+    generate.set_model(parts.started.model);
+    generate.mutable_prompt_ids()->Add(prompt.token_ids.begin(), prompt.token_ids.end());
+    *generate.mutable_sampling() = sampling;
+    *generate.mutable_memory_policy() = policy;
+    generate.set_tenant(parts.caller.tenant);
+    std::string affinity;
+    if (parts.session != nullptr) {
+      generate.set_session_id(parts.session->session_id);
+      generate.set_lease_token(parts.session->lease->token());
+      generate.set_parent_version(parts.session->parent_version);
+      affinity = absl::StrCat(parts.caller.tenant, "/", parts.session->session_id);
+    }
+    parts.generation->Add(std::move(generate), std::move(affinity));
+  }
+  auto turn = std::make_unique<Turn>(std::move(parts), metrics_);
+  RETURN_IF_ERROR(turn->Begin());
+  return turn;
+}
+
+}  // namespace mneme::gateway

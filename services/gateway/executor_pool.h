@@ -1,0 +1,111 @@
+// The executors behind the gateway: which are ready, what they serve, how busy they are.
+//
+// A thread probes every address, so an executor that dies or comes back is noticed without any
+// request paying for it. What an executor served before it died is remembered: asking for its model
+// then is UNAVAILABLE, not NOT_FOUND.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/sync/mutex.h"
+#include "mneme/executor/v1/executor.grpc.pb.h"
+#include "mneme/gateway/v1/model.pb.h"
+#include "services/gateway/gateway_metrics.h"
+
+namespace mneme::gateway {
+
+// Thread-safe.
+class ExecutorPool {
+ public:
+  // One executor. Lives as long as the pool.
+  struct Executor {
+    std::string address;
+    std::unique_ptr<executor::v1::ExecutorService::Stub> stub;
+    std::atomic<int> in_flight{0};  // generations of this gateway
+  };
+
+  // One generation's claim on an executor, counted as load until it is destroyed.
+  class Claim {
+   public:
+    Claim() = default;
+    explicit Claim(Executor* executor) : executor_(executor) { ++executor_->in_flight; }
+    Claim(Claim&& other) noexcept : executor_(std::exchange(other.executor_, nullptr)) {}
+    Claim& operator=(Claim&& other) noexcept {
+      std::swap(executor_, other.executor_);
+      return *this;
+    }
+    ~Claim() {
+      if (executor_ != nullptr) --executor_->in_flight;
+    }
+    Executor* get() const { return executor_; }
+    Executor* operator->() const { return executor_; }
+
+   private:
+    Executor* executor_ = nullptr;
+  };
+
+  // What to look for.
+  struct Query {
+    std::string model;
+    std::string fingerprint;  // "": any
+    std::string affinity;     // requests with the same one prefer the same executor; "": none
+    std::vector<const Executor*> exclude;
+  };
+
+  // Starts probing. `metrics` must outlive the pool. `default_model` may be empty: then it is what
+  // the first executor serves.
+  ExecutorPool(const std::vector<std::string>& addresses, std::string default_model,
+               GatewayMetrics& metrics);
+  ~ExecutorPool();
+
+  // Returns the name to use for what a client asked for ("": the default model). NOT_FOUND with
+  // reason MODEL_NOT_FOUND: no executor serves it. UNAVAILABLE: executors that might serve it have
+  // not answered yet.
+  absl::StatusOr<std::string> Resolve(absl::string_view model) const;
+
+  // Claims the least busy ready executor. UNAVAILABLE with a retry delay: none.
+  absl::StatusOr<Claim> Pick(const Query& query) const;
+
+  // Says that a call failed: the executor is not used again until a probe succeeds.
+  void ReportFailure(const Executor* executor);
+
+  // Returns what is known of a model's executor; NOT_FOUND as Resolve.
+  absl::StatusOr<executor::v1::GetModelResponse> Describe(absl::string_view model) const;
+
+  // Returns all models seen, by name; those without a ready executor have `executors` 0.
+  std::vector<v1::Model> Models() const;
+
+  int NumReady() const;
+
+ private:
+  struct State {
+    bool ready = false;
+    bool seen = false;      // has ever said what it serves
+    int external_load = 0;  // what others than this gateway had running at the last probe
+    executor::v1::GetModelResponse model;
+    absl::Time first_seen;
+  };
+
+  void Probe(size_t i);
+  void ProbeLoop(std::stop_token stop);
+  std::string DefaultModel() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string default_model_;
+  GatewayMetrics& metrics_;
+  std::vector<std::unique_ptr<Executor>> executors_;
+  mutable std::atomic<size_t> next_{0};
+  mutable sync::Mutex mutex_;
+  sync::CondVar changed_;
+  std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
+  bool probe_now_ ABSL_GUARDED_BY(mutex_) = false;
+  std::jthread prober_;  // last: ends first
+};
+
+}  // namespace mneme::gateway

@@ -1,0 +1,311 @@
+#include "services/gateway/generation.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "absl/time/clock.h"
+#include "common/log/log.h"
+#include "common/rpc/client.h"
+#include "common/rpc/grpc_status.h"
+#include "common/status/annotate.h"
+
+namespace mneme::gateway {
+namespace {
+
+namespace ev1 = executor::v1;
+namespace iv1 = inference::v1;
+
+constexpr absl::Duration kPickInterval = absl::Milliseconds(20);
+
+}  // namespace
+
+// One Generate call over all its attempts. At most one operation is pending in the queue.
+class GenerationGroup::Call {
+ public:
+  Call(GenerationGroup& group, ev1::GenerateRequest request, std::string affinity)
+      : group_(group), request_(std::move(request)), affinity_(std::move(affinity)) {}
+
+  // Begins, or begins again; without a ready executor the call waits for one.
+  void Start() {
+    const absl::Time now = absl::Now();
+    const ExecutorPool::Query query{request_.model(), fingerprint_, affinity_, excluded_};
+    absl::StatusOr<ExecutorPool::Claim> claim = group_.pool_.Pick(query);
+    if (!claim.ok()) {
+      if (error_.ok()) error_ = claim.status();
+      if (give_up_ == absl::InfiniteFuture()) give_up_ = now + group_.options_.failover_wait;
+      if (now >= std::min(give_up_, group_.deadline_) || cancelled_ || IsQueueFull(error_)) {
+        End(error_);
+        return;
+      }
+      // Whoever failed may be back by then.
+      excluded_.clear();
+      state_ = State::kWaiting;
+      next_try_ = now + kPickInterval;
+      return;
+    }
+    claim_ = *std::move(claim);
+    if (fingerprint_.empty()) {
+      fingerprint_ =
+          group_.pool_.Describe(request_.model()).value_or(ev1::GetModelResponse()).fingerprint();
+    }
+    context_ = std::make_unique<grpc::ClientContext>();
+    rpc::Prepare(group_.context_, group_.deadline_, context_.get());
+    reader_ = claim_->stub->PrepareAsyncGenerate(context_.get(), request_, &group_.queue_);
+    state_ = State::kStarting;
+    reader_->StartCall(this);
+  }
+
+  // The pending operation is done.
+  void OnDone(bool ok) {
+    switch (state_) {
+      case State::kStarting:
+        Read();
+        break;
+      case State::kReading:
+        if (ok) {
+          state_ = State::kHasResponse;
+        } else {
+          state_ = State::kFinishing;
+          reader_->Finish(&status_, this);
+        }
+        break;
+      case State::kFinishing:
+        OnFinished();
+        break;
+      case State::kWaiting:
+      case State::kHasResponse:
+      case State::kEnded:
+        break;
+    }
+  }
+
+  void OnTick(absl::Time now) {
+    if (state_ == State::kWaiting && (now >= next_try_ || cancelled_)) Start();
+  }
+
+  bool TakeResponse(ev1::GenerateResponse* response) {
+    if (state_ != State::kHasResponse) return false;
+    response->Swap(&response_);
+    response_.Clear();
+    give_up_ = absl::InfiniteFuture();
+    error_ = absl::OkStatus();
+    if (response->finish_reason() != iv1::FINISH_REASON_UNSPECIFIED) ++finished_;
+    received_ = true;
+    if (NumAnswers() == 1) {
+      request_.mutable_generated_ids()->MergeFrom(response->token_ids());
+    }
+    Read();
+    return true;
+  }
+
+  bool TakeEnd(absl::Status* status) {
+    if (state_ != State::kEnded || told_) return false;
+    told_ = true;
+    *status = error_;
+    return true;
+  }
+
+  void Cancel() {
+    cancelled_ = true;
+    if (context_ != nullptr) context_->TryCancel();
+  }
+
+  bool pending() const {
+    return state_ == State::kStarting || state_ == State::kReading || state_ == State::kFinishing;
+  }
+  bool ended() const { return state_ == State::kEnded; }
+  bool waiting() const { return state_ == State::kWaiting; }
+  bool has_response() const { return state_ == State::kHasResponse; }
+  // Takes a response that nobody wants any more, so that the call can end.
+  void Discard() {
+    response_.Clear();
+    Read();
+  }
+  void EndUnstarted() {
+    state_ = State::kEnded;
+    told_ = true;
+  }
+
+ private:
+  enum class State { kWaiting, kStarting, kReading, kHasResponse, kFinishing, kEnded };
+
+  static bool IsQueueFull(const absl::Status& status) {
+    return status.code() == absl::StatusCode::kResourceExhausted;
+  }
+
+  int NumAnswers() const { return std::max(1, request_.sampling().n()); }
+
+  void Read() {
+    state_ = State::kReading;
+    reader_->Read(&response_, this);
+  }
+
+  void OnFinished() {
+    absl::Status status = rpc::FromGrpc(status_);
+    const ExecutorPool::Executor* executor = claim_.get();
+    reader_.reset();
+    context_.reset();
+    claim_ = ExecutorPool::Claim();
+    if (finished_ >= NumAnswers()) return End(absl::OkStatus());
+    if (cancelled_) return End(absl::CancelledError("the request was cancelled"));
+    if (status.ok()) {
+      status = absl::InternalError("the executor ended a generation without a finish reason");
+    }
+    // A server that ends its running calls at shutdown cancels them.
+    const bool lost = absl::IsUnavailable(status) || absl::IsCancelled(status);
+    if (lost) group_.pool_.ReportFailure(executor);
+    const bool try_again = lost || (IsQueueFull(status) && !received_);
+    if (!try_again) return End(std::move(status));
+    if (absl::IsCancelled(status)) {
+      status = absl::UnavailableError("the executor ended the generation: it is shutting down");
+    }
+    error_ = std::move(status);
+    if (received_ && NumAnswers() > 1) return End(error_);
+    if (received_ && EndedBeforeLoss()) return End(absl::OkStatus());
+    if (give_up_ == absl::InfiniteFuture()) {
+      give_up_ = absl::Now() + group_.options_.failover_wait;
+    }
+    excluded_.push_back(executor);
+    (received_ ? group_.metrics_.failovers : group_.metrics_.retries).Increment();
+    log::Warning(received_ ? "generation goes on elsewhere" : "generation is begun again",
+                 {{"request_id", group_.context_.request_id},
+                  {"executor", executor->address},
+                  {"tokens", request_.generated_ids_size()},
+                  {"error", std::string(error_.message())}});
+    Start();
+  }
+
+  // The last tokens came but not the message that says so: nothing is left to generate.
+  bool EndedBeforeLoss() {
+    const auto& ids = request_.generated_ids();
+    const auto& sampling = request_.sampling();
+    if (ids.empty()) return false;
+    const auto contains = [last = ids[ids.size() - 1]](const auto& list) {
+      return std::count(list.begin(), list.end(), last) > 0;
+    };
+    bool stop = ids.size() >= sampling.min_tokens() && contains(sampling.stop_token_ids());
+    if (!sampling.ignore_eos() && ids.size() >= sampling.min_tokens()) {
+      const auto model = group_.pool_.Describe(request_.model());
+      stop = stop || (model.ok() && contains(model->eos_token_ids()));
+    }
+    const bool full = sampling.has_max_tokens() && ids.size() >= sampling.max_tokens();
+    return stop || full;
+  }
+
+  void End(absl::Status status) {
+    error_ = std::move(status);
+    state_ = State::kEnded;
+    --group_.running_;
+  }
+
+  GenerationGroup& group_;
+  ev1::GenerateRequest request_;
+  const std::string affinity_;
+  std::string fingerprint_;
+  std::vector<const ExecutorPool::Executor*> excluded_;
+  ExecutorPool::Claim claim_;
+  std::unique_ptr<grpc::ClientContext> context_;
+  std::unique_ptr<grpc::ClientAsyncReader<ev1::GenerateResponse>> reader_;
+  ev1::GenerateResponse response_;
+  grpc::Status status_;
+  State state_ = State::kWaiting;
+  absl::Status error_;
+  absl::Time give_up_ = absl::InfiniteFuture();
+  absl::Time next_try_ = absl::InfinitePast();
+  int finished_ = 0;
+  bool received_ = false;
+  bool cancelled_ = false;
+  bool told_ = false;
+};
+
+GenerationGroup::GenerationGroup(ExecutorPool& pool, GatewayMetrics& metrics,
+                                 const GenerationOptions& options, trace::RequestContext context,
+                                 absl::Time deadline)
+    : pool_(pool),
+      metrics_(metrics),
+      options_(options),
+      context_(std::move(context)),
+      deadline_(deadline) {}
+
+GenerationGroup::~GenerationGroup() {
+  not_started_.clear();
+  CancelAll();
+  void* tag = nullptr;
+  bool ok = false;
+  const auto pending = [this] {
+    bool any = false;
+    for (const auto& call : calls_) {
+      if (call->has_response()) call->Discard();
+      any = any || call->pending();
+    }
+    return any;
+  };
+  while (pending() && queue_.Next(&tag, &ok)) static_cast<Call*>(tag)->OnDone(ok);
+  queue_.Shutdown();
+  while (queue_.Next(&tag, &ok)) {
+  }
+}
+
+void GenerationGroup::Add(ev1::GenerateRequest request, std::string affinity) {
+  not_started_.push_back(calls_.size());
+  calls_.push_back(std::make_unique<Call>(*this, std::move(request), std::move(affinity)));
+  StartWaiting();
+}
+
+void GenerationGroup::StartWaiting() {
+  while (running_ < options_.max_parallel && !not_started_.empty()) {
+    const size_t i = not_started_.front();
+    not_started_.pop_front();
+    ++running_;
+    calls_[i]->Start();
+  }
+}
+
+bool GenerationGroup::Wait(absl::Time until) {
+  const absl::Time now = absl::Now();
+  bool any_waiting = false;
+  for (const auto& call : calls_) {
+    call->OnTick(now);
+    any_waiting = any_waiting || call->waiting();
+  }
+  if (any_waiting) until = std::min(until, now + kPickInterval);
+  void* tag = nullptr;
+  bool ok = false;
+  // A past deadline still takes what is there.
+  if (queue_.AsyncNext(&tag, &ok, absl::ToChronoTime(std::max(until, now))) !=
+      grpc::CompletionQueue::GOT_EVENT) {
+    return false;
+  }
+  static_cast<Call*>(tag)->OnDone(ok);
+  return true;
+}
+
+GenerationGroup::Event GenerationGroup::Next(absl::Time until, size_t* call,
+                                             ev1::GenerateResponse* response,
+                                             absl::Status* status) {
+  while (true) {
+    StartWaiting();
+    for (size_t i = 0; i < calls_.size(); ++i) {
+      *call = i;
+      if (calls_[i]->TakeResponse(response)) return Event::kResponse;
+      if (calls_[i]->TakeEnd(status)) return Event::kEnded;
+    }
+    if (!Wait(until) && absl::Now() >= until) return Event::kNothing;
+  }
+}
+
+void GenerationGroup::Cancel(size_t call) {
+  const auto waiting = std::find(not_started_.begin(), not_started_.end(), call);
+  if (waiting != not_started_.end()) {
+    not_started_.erase(waiting);
+    calls_[call]->EndUnstarted();
+    return;
+  }
+  calls_[call]->Cancel();
+}
+
+void GenerationGroup::CancelAll() {
+  for (size_t i = 0; i < calls_.size(); ++i) Cancel(i);
+}
+
+}  // namespace mneme::gateway

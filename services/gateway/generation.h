@@ -1,0 +1,74 @@
+// Token streams from the executors, with what happens when one of them dies.
+//
+// A group runs one or more Generate calls from one thread: it waits for whichever has something,
+// and takes all that is there without waiting. Before the first token a lost call is begun again on
+// another executor; after it, the call goes on elsewhere (or on the same executor once it is back)
+// from the tokens that were received. The caller sees one stream.
+#pragma once
+
+#include <grpcpp/completion_queue.h>
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/trace/request_context.h"
+#include "mneme/executor/v1/executor.grpc.pb.h"
+#include "services/gateway/executor_pool.h"
+#include "services/gateway/gateway_metrics.h"
+
+namespace mneme::gateway {
+
+struct GenerationOptions {
+  int max_parallel = 16;  // calls of one group at a time; the others wait their turn
+  // How long a lost generation waits for an executor of its model to be ready.
+  absl::Duration failover_wait = absl::Seconds(20);
+};
+
+// Used by one thread.
+class GenerationGroup {
+ public:
+  enum class Event {
+    kResponse,  // *response was filled
+    kEnded,     // the call is over; its status is in *status
+    kNothing,   // `until` has passed
+  };
+
+  // `pool` and `metrics` must outlive the group.
+  GenerationGroup(ExecutorPool& pool, GatewayMetrics& metrics, const GenerationOptions& options,
+                  trace::RequestContext context, absl::Time deadline);
+  // Cancels what runs and waits until it has ended.
+  ~GenerationGroup();
+
+  // Begins a call; the first one is number 0. `affinity` as in ExecutorPool::Query.
+  void Add(executor::v1::GenerateRequest request, std::string affinity);
+
+  // Waits for the next event of any call; `call` says which. `until` in the past only takes what is
+  // there already.
+  Event Next(absl::Time until, size_t* call, executor::v1::GenerateResponse* response,
+             absl::Status* status);
+
+  // Ends one call, or all: the executor stops within one step.
+  void Cancel(size_t call);
+  void CancelAll();
+
+ private:
+  class Call;
+
+  bool Wait(absl::Time until);
+  void StartWaiting();
+
+  ExecutorPool& pool_;
+  GatewayMetrics& metrics_;
+  const GenerationOptions options_;
+  const trace::RequestContext context_;
+  const absl::Time deadline_;
+  grpc::CompletionQueue queue_;
+  std::vector<std::unique_ptr<Call>> calls_;
+  std::deque<size_t> not_started_;
+  int running_ = 0;
+};
+
+}  // namespace mneme::gateway

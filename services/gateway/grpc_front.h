@@ -1,0 +1,93 @@
+// The gRPC door: translates between mneme.gateway.v1 and the core.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/sync_stream.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mneme/gateway/v1/chat.grpc.pb.h"
+#include "mneme/gateway/v1/model.grpc.pb.h"
+#include "mneme/gateway/v1/session.grpc.pb.h"
+#include "services/gateway/access_log.h"
+#include "services/gateway/authenticator.h"
+#include "services/gateway/chat_core.h"
+#include "services/gateway/session_directory.h"
+
+namespace mneme::gateway {
+
+// What every method of the front begins and ends with: identity, request id, log line.
+class GrpcEdge {
+ public:
+  // Both must outlive the edge.
+  GrpcEdge(const Authenticator& authenticator, GatewayMetrics& metrics)
+      : authenticator_(authenticator), metrics_(metrics) {}
+
+  // Fills `caller` and the record; the request id goes back in the initial metadata.
+  absl::Status Begin(grpc::ServerContext* context, const char* route, Caller* caller,
+                     AccessRecord* record) const;
+  grpc::Status End(const absl::Status& status, AccessRecord* record) const;
+
+ private:
+  const Authenticator& authenticator_;
+  GatewayMetrics& metrics_;
+};
+
+// Thread-safe.
+class ChatServiceImpl final : public v1::ChatService::Service {
+ public:
+  // Both must outlive the service.
+  ChatServiceImpl(ChatCore& core, const GrpcEdge& edge) : core_(core), edge_(edge) {}
+
+  grpc::Status Chat(grpc::ServerContext* context, const v1::ChatRequest* request,
+                    grpc::ServerWriter<v1::ChatResponse>* writer) override;
+  grpc::Status Complete(grpc::ServerContext* context, const v1::CompleteRequest* request,
+                        grpc::ServerWriter<v1::CompleteResponse>* writer) override;
+
+ private:
+  ChatCore& core_;
+  const GrpcEdge& edge_;
+};
+
+// Thread-safe.
+class SessionServiceImpl final : public v1::SessionService::Service {
+ public:
+  // Both must outlive the service.
+  SessionServiceImpl(const SessionDirectory& sessions, const GrpcEdge& edge)
+      : sessions_(sessions), edge_(edge) {}
+
+  grpc::Status CreateSession(grpc::ServerContext* context, const v1::CreateSessionRequest* request,
+                             v1::CreateSessionResponse* response) override;
+  grpc::Status GetSession(grpc::ServerContext* context, const v1::GetSessionRequest* request,
+                          v1::GetSessionResponse* response) override;
+  grpc::Status ListSessions(grpc::ServerContext* context, const v1::ListSessionsRequest* request,
+                            v1::ListSessionsResponse* response) override;
+  grpc::Status DeleteSession(grpc::ServerContext* context, const v1::DeleteSessionRequest* request,
+                             v1::DeleteSessionResponse* response) override;
+
+ private:
+  const SessionDirectory& sessions_;
+  const GrpcEdge& edge_;
+};
+
+// Thread-safe.
+class ModelServiceImpl final : public v1::ModelService::Service {
+ public:
+  // Both must outlive the service.
+  ModelServiceImpl(ChatCore& core, const GrpcEdge& edge) : core_(core), edge_(edge) {}
+
+  grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
+                          v1::ListModelsResponse* response) override;
+  grpc::Status GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request,
+                        v1::GetModelResponse* response) override;
+  grpc::Status CountTokens(grpc::ServerContext* context, const v1::CountTokensRequest* request,
+                           v1::CountTokensResponse* response) override;
+
+ private:
+  ChatCore& core_;
+  const GrpcEdge& edge_;
+};
+
+}  // namespace mneme::gateway

@@ -1,0 +1,98 @@
+// One request being answered: what was prepared for it, and the loop that carries tokens from the
+// executor to the client.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "mneme/memory/v1/memory.pb.h"
+#include "services/gateway/admission.h"
+#include "services/gateway/answer.h"
+#include "services/gateway/answer_sink.h"
+#include "services/gateway/caller.h"
+#include "services/gateway/gateway_metrics.h"
+#include "services/gateway/generation.h"
+#include "services/gateway/session_store.h"
+
+namespace mneme::gateway {
+
+// Made by ChatCore, used by one thread, run once. The destructor gives everything back on every
+// path: the executor stops, the session's lease is released, the tenant's place is free. A turn
+// whose client went away is not committed.
+class Turn {
+ public:
+  // One prompt of the request.
+  struct Prompt {
+    std::vector<int32_t> token_ids;
+    std::string text;  // for the echo
+  };
+
+  // The session's side of the turn.
+  struct SessionPart {
+    std::unique_ptr<SessionStore::Lease> lease;  // null: `turn` was committed before
+    std::string session_id;
+    uint64_t parent_version = 0;
+    memory::v1::Turn turn;  // what to commit, without the answer; or what was committed
+  };
+
+  struct Parts {
+    Caller caller;
+    std::unique_ptr<Admission::Ticket> ticket;
+    std::shared_ptr<const Vocabulary> vocabulary;
+    Started started;
+    std::vector<Prompt> prompts;
+    int answers_per_prompt = 1;
+    bool echo = false;
+    bool echo_only = false;  // nothing is to be generated; the executor's one token is dropped
+    Answer::Options answer;
+    std::unique_ptr<GenerationGroup> generation;
+    std::unique_ptr<SessionPart> session;  // null: stateless
+    const std::atomic<bool>* shutdown = nullptr;
+  };
+
+  Turn(Parts parts, GatewayMetrics& metrics);
+  ~Turn();
+
+  // Waits until the executor has sent something, so that whatever keeps it from beginning is known
+  // before the client is told anything.
+  absl::Status Begin();
+
+  // Writes everything to `sink`; returns when the answer is complete, or why it is not. CANCELLED:
+  // the client went away.
+  absl::Status Run(AnswerSink& sink);
+
+  const Started& started() const { return parts_.started; }
+  // For the access log.
+  int num_completion_tokens() const { return num_tokens_; }
+  int num_prompt_tokens() const { return num_prompt_tokens_; }
+
+ private:
+  absl::Status CheckStillWanted() const;
+  absl::Status TakeResponse(size_t call, AnswerSink& sink);
+  absl::Status TakeEnd(size_t call, const absl::Status& status);
+  void WriteNew(AnswerSink& sink);
+  absl::Status Pump(AnswerSink& sink);
+  absl::Status Replay(AnswerSink& sink);
+  uint64_t Commit();
+
+  Parts parts_;
+  GatewayMetrics& metrics_;
+  std::vector<Answer> answers_;
+  std::vector<bool> told_;    // per answer: its end was written
+  std::vector<bool> echoed_;  // per prompt
+  int num_open_ = 0;          // answers that have not ended
+  executor::v1::GenerateResponse response_;
+  size_t first_call_ = 0;
+  bool has_first_ = false;
+  inference::v1::Usage usage_;
+  inference::v1::MemoryReceipt receipt_;
+  int num_tokens_ = 0;
+  int num_prompt_tokens_ = 0;
+  absl::Time last_token_;
+};
+
+}  // namespace mneme::gateway
