@@ -120,8 +120,10 @@ void Scheduler::UpdatePauses() {
 void Scheduler::SpawnContinuations() {
   std::vector<Sequence*> contexts;
   int64_t places = 0;
+  int64_t continuations = 0;
   for (const auto& sequence : running_) {
     places += sequence->num_places();
+    continuations += sequence->kind == SequenceKind::kContinuation ? 1 : 0;
     if (sequence->is_idle_context() && !sequence->request->todo.empty()) {
       contexts.push_back(sequence.get());
     }
@@ -131,7 +133,10 @@ void Scheduler::SpawnContinuations() {
     bool has_fork = std::any_of(running_.begin(), running_.end(), [&](const auto& sequence) {
       return sequence->request == context->request && sequence.get() != context;
     });
-    while (!todo.empty() && (places < options_.max_running || !has_fork)) {
+    // At most half of the places, or one request with many continuations would keep all others out.
+    const int64_t most = options_.max_running / 2;
+    while (!todo.empty() &&
+           ((places < options_.max_running && continuations < most) || !has_fork)) {
       const int64_t length =
           static_cast<int64_t>(context->request->spec.continuations[todo.back()].size());
       const int64_t pages = model_->kv_shape().num_heads() * (1 + PagesOf(length));
@@ -141,6 +146,7 @@ void Scheduler::SpawnContinuations() {
       todo.pop_back();
       has_fork = true;
       ++places;
+      ++continuations;
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <random>
 #include <set>
 #include <string>
 
@@ -115,9 +116,18 @@ struct Bench {
 std::map<int, Answer> Alone(const WorkSpec& spec) {
   Bench bench;
   const auto stream = bench.Add(spec);
-  bench.Run();
+  std::map<int, Answer> answers;
+  while (!bench.scheduler->idle()) {
+    bench.Run(100);
+    for (auto& [index, news] : Bench::Take(*stream)) {
+      Answer& answer = answers[index];
+      answer.ids.insert(answer.ids.end(), news.ids.begin(), news.ids.end());
+      std::move(news.logprobs.begin(), news.logprobs.end(), std::back_inserter(answer.logprobs));
+      if (news.end.has_value()) answer.end = news.end;
+    }
+  }
   EXPECT_TRUE(stream->status().ok()) << stream->status();
-  return Bench::Take(*stream);
+  return answers;
 }
 
 std::vector<WorkSpec> MixedRequests(int count) {
@@ -447,6 +457,99 @@ TEST(SchedulerTest, AFailedStepEndsItsRequestsAndTheNextOnesWork) {
   EXPECT_TRUE(works->status().ok());
   EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
 }
+
+TEST(SchedulerTest, AScoreOfManyContinuationsLeavesPlacesForOthers) {
+  Bench bench({.max_running = 4, .step_tokens = 16});
+  std::vector<std::vector<int32_t>> continuations;
+  for (int i = 0; i < 200; ++i) continuations.push_back(Prompt(12, i));
+  const auto score = bench.Add(Score(Prompt(8, 1), continuations));
+  bench.scheduler->Step();
+  bench.scheduler->Step();
+  const auto late = bench.Add(Generate(Prompt(5, 2), {.temperature = 0, .max_tokens = 4}));
+  for (int i = 0; i < 12; ++i) bench.scheduler->Step();
+  EXPECT_THAT(Bench::Take(*late)[0].ids, SizeIs(4));
+  EXPECT_GT(bench.scheduler->num_running(), 0);
+  bench.Run();
+  EXPECT_TRUE(score->status().ok());
+}
+
+// Requests of all kinds, few pages, readers that stop and callers that go: whatever happens,
+// everything ends, answers are whole, and no page is lost.
+class SchedulerLoadTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(SchedulerLoadTest, NothingStallsLeaksOrIsLost) {
+  std::mt19937_64 random(GetParam());
+  const auto pick = [&](int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random() % (high - low + 1));
+  };
+  Bench bench({.max_running = pick(3, 12),
+               .step_tokens = pick(12, 80),
+               .pause_limit = std::chrono::milliseconds(0)},
+              4 * pick(36, 90));
+  struct Caller {
+    WorkSpec spec;
+    std::shared_ptr<TokenStream> stream;
+    std::map<int, Answer> answers;
+    bool cancelled = false;
+  };
+  std::vector<Caller> callers;
+  const auto read = [](Caller& caller) {
+    for (auto& [index, news] : Bench::Take(*caller.stream)) {
+      Answer& answer = caller.answers[index];
+      answer.ids.insert(answer.ids.end(), news.ids.begin(), news.ids.end());
+      answer.logprobs.insert(answer.logprobs.end(), news.logprobs.begin(), news.logprobs.end());
+      if (news.end.has_value()) answer.end = news.end;
+    }
+  };
+  for (int step = 0; step < 20000 && (callers.size() < 60 || !bench.scheduler->idle()); ++step) {
+    if (callers.size() < 60 && pick(0, 3) == 0) {
+      Caller caller;
+      const std::vector<int32_t> prompt = Prompt(pick(1, 100), static_cast<int32_t>(pick(0, 50)));
+      if (pick(0, 4) == 0) {
+        std::vector<std::vector<int32_t>> continuations(pick(1, 9));
+        for (auto& ids : continuations)
+          ids = Prompt(pick(1, 40), static_cast<int32_t>(pick(0, 50)));
+        caller.spec = Score(prompt, continuations);
+      } else {
+        SamplingParams sampling{.seed = random(),
+                                .max_tokens = pick(1, pick(0, 5) == 0 ? 400 : 60)};
+        sampling.n = static_cast<int>(pick(0, 3) == 0 ? pick(1, 3) : 1);
+        caller.spec = Generate(prompt, sampling);
+      }
+      if (pick(0, 3) == 0) caller.spec.policy = *memory::WindowPolicy(pick(0, 4), pick(1, 40));
+      caller.stream = bench.Add(caller.spec);
+      callers.push_back(std::move(caller));
+    }
+    if (!callers.empty() && pick(0, 40) == 0) {
+      Caller& caller = callers[pick(0, static_cast<int64_t>(callers.size()) - 1)];
+      caller.cancelled = true;
+      caller.stream->Cancel();
+    }
+    bench.scheduler->Step();
+    ASSERT_LE(bench.scheduler->pool().used_pages(), bench.scheduler->pool().num_pages());
+    for (Caller& caller : callers) {
+      if (pick(0, 60) == 0) read(caller);
+    }
+  }
+  ASSERT_TRUE(bench.scheduler->idle()) << "something stands still";
+  EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
+  for (Caller& caller : callers) {
+    read(caller);
+    if (caller.cancelled) continue;
+    EXPECT_TRUE(caller.stream->status().ok()) << caller.stream->status();
+    std::map<int, Answer> expected = Alone(caller.spec);
+    ASSERT_EQ(caller.answers.size(), expected.size());
+    for (auto& [index, answer] : caller.answers) {
+      EXPECT_EQ(answer.ids, expected[index].ids);
+      ASSERT_EQ(answer.logprobs.size(), expected[index].logprobs.size());
+      for (size_t i = 0; i < answer.logprobs.size(); ++i) {
+        EXPECT_EQ(answer.logprobs[i].chosen.logprob, expected[index].logprobs[i].chosen.logprob);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, SchedulerLoadTest, ::testing::Range(0, 12));
 
 TEST(SchedulerTest, RunningSequencesNeverExceedTheirLimit) {
   Bench bench({.max_running = 5, .step_tokens = 64}, 1 << 14);
