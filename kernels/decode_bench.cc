@@ -36,20 +36,33 @@ PackedLinear RandomMatrix(WeightType type, int64_t segments, int64_t n, int64_t 
   return PackedLinear::Create(rows, k);
 }
 
+struct Model {
+  Model() {
+    for (int64_t i = 0; i < kLayers; ++i) {
+      const int64_t qkv = kHidden + 2 * kKvHeads * kHeadSize;
+      layers.push_back({RandomMatrix(WeightType::kQ4_1, 1, qkv, kHidden),
+                        RandomMatrix(WeightType::kQ4_1, 1, kHidden, kHidden),
+                        RandomMatrix(WeightType::kQ4_1, 2, kFfn, kHidden),
+                        RandomMatrix(WeightType::kQ4_1, 1, kHidden, kFfn)});
+    }
+    head = RandomMatrix(WeightType::kQ8_0, 1, kVocabulary, kHidden);
+  }
+
+  std::vector<Layer> layers;
+  PackedLinear head;
+};
+
+const Model& GetModel() {
+  static const Model model;
+  return model;
+}
+
 // Arguments: tokens in the step (of one sequence), entries before it, threads.
 void BM_Step(benchmark::State& state) {
   const int64_t tokens = state.range(0);
   const int64_t entries = state.range(1);
   SetNumThreads(static_cast<int>(state.range(2)));
-  std::vector<Layer> layers;
-  for (int64_t i = 0; i < kLayers; ++i) {
-    layers.push_back(
-        {RandomMatrix(WeightType::kQ4_1, 1, kHidden + 2 * kKvHeads * kHeadSize, kHidden),
-         RandomMatrix(WeightType::kQ4_1, 1, kHidden, kHidden),
-         RandomMatrix(WeightType::kQ4_1, 2, kFfn, kHidden),
-         RandomMatrix(WeightType::kQ4_1, 1, kHidden, kFfn)});
-  }
-  const PackedLinear head = RandomMatrix(WeightType::kQ8_0, 1, kVocabulary, kHidden);
+  const Model& model = GetModel();
   std::mt19937 random(2);
   const int64_t max_pages = (entries + tokens + kPageEntries - 1) / kPageEntries;
   const int64_t pages = kLayers * kKvHeads * max_pages;
@@ -79,7 +92,7 @@ void BM_Step(benchmark::State& state) {
   for (auto _ : state) {
     hidden.fill_(0.5);
     for (int64_t i = 0; i < kLayers; ++i) {
-      const Layer& layer = layers[static_cast<size_t>(i)];
+      const Layer& layer = model.layers[static_cast<size_t>(i)];
       batch.page_table = table.select(1, i);
       RmsNormOut(hidden, norm, 1e-5, normed);
       LinearOut(normed, layer.qkv, Precision::kFast, qkv_rows);
@@ -92,7 +105,7 @@ void BM_Step(benchmark::State& state) {
       LinearOut(gated, layer.down, Precision::kFast, hidden, std::nullopt, true);
     }
     RmsNormOut(hidden, norm, 1e-5, normed);
-    LinearOut(last, head, Precision::kFast, logits);
+    LinearOut(last, model.head, Precision::kFast, logits);
   }
   state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(state.iterations() * tokens),
                                                   benchmark::Counter::kIsRate);
