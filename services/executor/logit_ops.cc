@@ -125,6 +125,26 @@ double ExpWeights(absl::Span<const float> logits, float max, float scale, absl::
   return total;
 }
 
+double GatherAtLeast(absl::Span<const float> weights, float least, std::vector<Candidate>* found) {
+  constexpr int64_t kBlock = 16;
+  const int64_t size = weights.size();
+  double sum = 0;
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t end = std::min(size, begin + kBlock);
+    if (begin + kBlock <= size) {
+      Ints any = {};
+      for (int64_t i = begin; i < end; i += kLanes) any |= LoadFloats(weights.data() + i) >= least;
+      if ((any[0] | any[1] | any[2] | any[3]) == 0) continue;
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      if (!(weights[i] >= least)) continue;
+      found->push_back({weights[i], static_cast<int32_t>(i)});
+      sum += weights[i];
+    }
+  }
+  return sum;
+}
+
 double LogSumExp(absl::Span<const float> logits) {
   const float max = MaxLogit(logits);
   if (!std::isfinite(max)) return max;

@@ -34,6 +34,9 @@ inline constexpr int64_t kWeightBlock = 512;
 double ExpWeights(absl::Span<const float> logits, float max, float scale, absl::Span<float> weights,
                   std::vector<double>* block_sums = nullptr);
 
+// Appends the weights of at least `least` > 0 with their ids, ascending, and returns their sum.
+double GatherAtLeast(absl::Span<const float> weights, float least, std::vector<Candidate>* found);
+
 // Returns log(sum(exp(logits))), natural logarithm.
 double LogSumExp(absl::Span<const float> logits);
 

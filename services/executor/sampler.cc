@@ -12,6 +12,9 @@ namespace {
 
 // Below this, weights other than the maximum's vanish in float32 anyway.
 constexpr float kGreedyTemperature = 1e-5F;
+// Beside the heaviest token's weight of 1.
+constexpr float kHeavy = 1e-2F;
+constexpr float kLeastWeight = std::numeric_limits<float>::min();
 
 // Returns the token whose cumulative weight passes u * total, in order of ids.
 int32_t DrawFromAll(const SamplerScratch& scratch, double total, double u) {
@@ -98,19 +101,17 @@ int32_t Draw(const SamplingParams& params, absl::Span<const float> logits, doubl
     scratch->weights.resize(size);
     total = ExpWeights(logits, max, scale, absl::MakeSpan(scratch->weights), &scratch->block_sums);
     if (params.min_p == 0 && params.top_p == 1) return DrawFromAll(*scratch, total, u);
-    // Tokens lighter than (1 - p) * total / V weigh less than 1 - p together, so the nucleus lies
-    // within the others; the margin covers rounding.
-    float least = params.min_p;
-    if (params.min_p == 0) {
-      least = static_cast<float>((1 - double{params.top_p}) * total / size * 0.99);
+    if (params.min_p > 0) {
+      total = GatherAtLeast(scratch->weights, params.min_p, &candidates);
     } else {
-      total = 0;
-    }
-    for (int64_t i = 0; i < size; ++i) {
-      const float weight = scratch->weights[i];
-      if (weight < least) continue;
-      candidates.push_back({weight, static_cast<int32_t>(i)});
-      if (params.min_p > 0) total += weight;
+      // Tokens lighter than (1 - p) * total / V weigh less than 1 - p together, so the nucleus lies
+      // within the others; the margin covers rounding. Mostly the heaviest few suffice.
+      const double needed = params.top_p * total;
+      const float light = static_cast<float>((1 - double{params.top_p}) * total / size * 0.99);
+      if (GatherAtLeast(scratch->weights, std::max(light, kHeavy), &candidates) < needed) {
+        candidates.clear();
+        GatherAtLeast(scratch->weights, std::max(light, kLeastWeight), &candidates);
+      }
     }
   }
   if (params.top_p < 1) candidates.resize(SortNucleus(&candidates, params.top_p * total));
