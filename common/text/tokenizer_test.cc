@@ -148,7 +148,7 @@ TEST(TokenizerTest, InvalidUtf8IsInvalidArgument) {
 
 // Texts on which a careless splitter takes quadratic time or runs out of its backtracking limit.
 TEST(TokenizerTest, LargeTextsOfHardShapesComeBack) {
-  constexpr size_t kSize = 1 << 20;
+  constexpr size_t kSize = 1 << 18;
   std::vector<std::string> texts = {std::string(kSize, 'a'),  std::string(kSize, ' '),
                                     std::string(kSize, '\n'), std::string(kSize, '1'),
                                     std::string(kSize, '.'),  std::string(kSize, '\0')};
@@ -165,6 +165,15 @@ TEST(TokenizerTest, LargeTextsOfHardShapesComeBack) {
   const auto tokenizer = Load(SentencePieceVocabulary());
   for (const std::string& text : texts) {
     ASSERT_EQ(RoundTrip(*tokenizer, text).compare(text), 0) << int{text[0]};
+  }
+}
+
+TEST(TokenizerTest, MebibyteWithoutASpaceComesBack) {
+  for (const auto& vocabulary : {ByteLevelVocabulary("llama-bpe"), SentencePieceVocabulary()}) {
+    const auto tokenizer = Load(vocabulary);
+    std::string text;
+    while (text.size() < size_t{1} << 20) text += "hellohe";
+    ASSERT_EQ(RoundTrip(*tokenizer, text).compare(text), 0);
   }
 }
 
