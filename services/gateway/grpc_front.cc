@@ -56,10 +56,9 @@ class GrpcSink final : public AnswerSink {
   bool Flush() override {
     bool ok = true;
     for (size_t i = 0; i < pending_.size() && ok; ++i) {
-      // All but the last may wait in the transport's buffer for the next.
-      grpc::WriteOptions options;
-      if (i + 1 < pending_.size()) options.set_buffer_hint();
-      ok = writer_->Write(pending_[i], options);
+      // No buffer hint: a synchronous Write would wait for the buffer to be sent, which only the
+      // next write, or a keepalive ping 20 s later, does.
+      ok = writer_->Write(pending_[i]);
     }
     pending_.clear();
     return ok;
