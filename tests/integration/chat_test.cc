@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -47,7 +49,9 @@ nlohmann::json Json(const CommandResult& result) {
 class ChatTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    absl::StatusOr<std::unique_ptr<MnemeUp>> up = MnemeUp::Start();
+    // The exact path: its greedy answers are known.
+    absl::StatusOr<std::unique_ptr<MnemeUp>> up =
+        MnemeUp::Start({.arguments = {"--compute", "float32"}});
     ASSERT_TRUE(up.ok()) << up.status();
     up_ = *std::move(up);
   }
@@ -58,7 +62,7 @@ class ChatTest : public ::testing::Test {
 TEST_F(ChatTest, AnswersAScript) {
   const CommandResult plain = Mneme(*up_, {"chat", "What is the capital of France?"});
   EXPECT_EQ(plain.exit_code, 0) << plain.err;
-  EXPECT_THAT(plain.out, HasSubstr("Paris"));
+  EXPECT_EQ(plain.out, "The capital of France is Paris.\n");
   const nlohmann::json json =
       Json(Mneme(*up_, {"chat", "--json", "What is the capital of France?"}));
   EXPECT_EQ(json["text"].get<std::string>() + "\n", plain.out);
@@ -200,21 +204,18 @@ class Terminal {
     EXPECT_EQ(write(fd_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size()));
   }
 
-  // Waits until what came since the last call contains `text`, and returns it.
+  // Waits until `text` has come after what was waited for before, and returns all up to its end.
   std::string WaitFor(const std::string& text, absl::Duration timeout = absl::Minutes(1)) {
-    const absl::Time deadline = absl::Now() + timeout;
-    while (!absl::StrContains(seen_, text)) {
-      pollfd file = {fd_, POLLIN, 0};
-      poll(&file, 1, 100);
-      char buffer[4096];
-      const ssize_t count = (file.revents & POLLIN) != 0 ? read(fd_, buffer, sizeof(buffer)) : 0;
-      if (count > 0) seen_.append(buffer, count);
-      if (absl::Now() > deadline || (count <= 0 && (file.revents & POLLHUP) != 0)) {
-        ADD_FAILURE() << "did not come: " << text << "\nbut: " << seen_;
-        break;
-      }
-    }
-    return std::exchange(seen_, "");
+    WaitUntil([&] { return absl::StrContains(seen_, text); }, timeout, text);
+    const size_t end = std::min(seen_.find(text), seen_.size() - text.size()) + text.size();
+    const std::string before = seen_.substr(0, end);
+    seen_.erase(0, end);
+    return before;
+  }
+
+  // Waits until so many bytes have come after what was waited for before.
+  void WaitForBytes(size_t count) {
+    WaitUntil([&] { return seen_.size() >= count; }, absl::Minutes(1), "text");
   }
 
   // Waits for the end and returns the exit code.
@@ -223,9 +224,9 @@ class Terminal {
     for (int i = 0; i < 3000; ++i) {
       char buffer[4096];
       pollfd file = {fd_, POLLIN, 0};
-      if (poll(&file, 1, 10) > 0 && (file.revents & POLLIN) != 0) {
-        if (read(fd_, buffer, sizeof(buffer)) < 0) break;
-      }
+      // Read on, so that it cannot block on what it still has to say; an error means it has ended.
+      const bool ended = poll(&file, 1, 10) > 0 && read(fd_, buffer, sizeof(buffer)) < 0;
+      if (ended) absl::SleepFor(absl::Milliseconds(10));
       if (waitpid(pid_, &status, WNOHANG) == pid_) {
         pid_ = -1;
         return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -235,27 +236,49 @@ class Terminal {
   }
 
  private:
+  template <typename Condition>
+  void WaitUntil(Condition condition, absl::Duration timeout, const std::string& what) {
+    const absl::Time deadline = absl::Now() + timeout;
+    while (!condition()) {
+      pollfd file = {fd_, POLLIN, 0};
+      poll(&file, 1, 100);
+      char buffer[4096];
+      const ssize_t count = (file.revents & POLLIN) != 0 ? read(fd_, buffer, sizeof(buffer)) : 0;
+      if (count > 0) seen_.append(buffer, count);
+      if (absl::Now() > deadline || (count <= 0 && (file.revents & POLLHUP) != 0)) {
+        FAIL() << "did not come: " << what << "\nbut: " << seen_;
+      }
+    }
+  }
+
   int fd_ = -1;
   pid_t pid_ = -1;
   std::string seen_;
 };
 
+// What the line editor sends when it begins to read a line.
+constexpr char kPrompt[] = "\x1b[?2004h";
+
 TEST_F(ChatTest, ConversesInATerminal) {
   const std::string saved = up_->data() + "/saved.json";
   Terminal terminal({"chat", "--data", up_->data(), "--temperature", "0", "--max-tokens", "12",
                      "--session", "talk"});
-  terminal.WaitFor("> ");
+  terminal.WaitFor(kPrompt);
   terminal.Type("My name is Ada.\r");
   EXPECT_THAT(terminal.WaitFor("first token after"), HasSubstr("tokens"));
-  terminal.WaitFor("> ");
+  terminal.WaitFor(kPrompt);
   terminal.Type("/receipt\r");
   EXPECT_THAT(terminal.WaitFor("compression"), HasSubstr("version 1"));
+  terminal.WaitFor(kPrompt);
   terminal.Type("/recipt\r");
   terminal.WaitFor("did you mean /receipt?");
+  terminal.WaitFor(kPrompt);
   terminal.Type("What is my name?\r");
   terminal.WaitFor("first token after");
+  terminal.WaitFor(kPrompt);
   terminal.Type("/save " + saved + "\r");
   terminal.WaitFor("written: ");
+  terminal.WaitFor(kPrompt);
   terminal.Type("/quit\r");
   EXPECT_EQ(terminal.Wait(), 0);
   const absl::StatusOr<std::string> content = config::ReadFile(saved);
@@ -264,36 +287,41 @@ TEST_F(ChatTest, ConversesInATerminal) {
 }
 
 TEST_F(ChatTest, CtrlCStopsTheAnswerAndNotTheChat) {
-  Terminal terminal({"chat", "--data", up_->data(), "--temperature", "0", "--session", "long"});
-  terminal.WaitFor("> ");
-  terminal.Type("Count from one to one thousand, in words, and leave none out.\r");
-  terminal.WaitFor("\n");
-  // A moment into the answer.
-  absl::SleepFor(absl::Seconds(1));
+  Terminal terminal({"chat", "--data", up_->data(), "--temperature", "0", "--session", "long",
+                     "--max-tokens", "1000"});
+  terminal.WaitFor(kPrompt);
+  terminal.Type("Write a long story about the sea.\r");
+  terminal.WaitFor("\x1b[?2004l");  // the line is taken
+  terminal.WaitForBytes(20);        // and the answer has begun
   terminal.Type("\x03");
   terminal.WaitFor("stopped");
-  terminal.WaitFor("> ");
-  terminal.Type("Hi.\r");
-  absl::SleepFor(absl::Seconds(1));
-  terminal.Type("\x03");
-  terminal.WaitFor("> ", absl::Minutes(2));
+  terminal.WaitFor(kPrompt);
+  terminal.Type("What is the capital of France?\r");
+  // The stopped turn is not in the session: this is its first.
+  terminal.WaitFor("The capital of France is Paris.");
+  terminal.WaitFor(kPrompt);
   terminal.Type("\x03");
   terminal.WaitFor("Ctrl-C again");
+  terminal.WaitFor(kPrompt);
   terminal.Type("\x03");
   EXPECT_EQ(terminal.Wait(), 0);
+  EXPECT_EQ(Json(Mneme(*up_, {"sessions", "show", "--json", "long"}))["messages"].size(), 2u);
 }
 
 TEST_F(ChatTest, TheChatGoesOnWhenTheGatewayIsKilled) {
   Terminal terminal({"chat", "--data", up_->data(), "--temperature", "0", "--max-tokens", "8",
                      "--session", "talk"});
-  terminal.WaitFor("> ");
+  terminal.WaitFor(kPrompt);
   terminal.Type("My name is Ada.\r");
   terminal.WaitFor("first token after");
+  terminal.WaitFor(kPrompt);
   ASSERT_TRUE(up_->Signal("gateway").ok());
   terminal.Type("What is my name?\r");
   terminal.WaitFor("first token after");
+  terminal.WaitFor(kPrompt);
   terminal.Type("\x04");
   EXPECT_EQ(terminal.Wait(), 0);
+  EXPECT_EQ(Json(Mneme(*up_, {"sessions", "show", "--json", "talk"}))["messages"].size(), 4u);
 }
 
 }  // namespace
