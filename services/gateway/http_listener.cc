@@ -24,6 +24,7 @@ namespace mneme::gateway {
 namespace {
 
 constexpr int kBacklog = 1024;
+constexpr int kSendBufferBytes = 128 << 10;
 constexpr size_t kReadBufferBytes = 16 << 10;
 constexpr int64_t kHeaderBytes = 64 << 10;
 // A body over the limit is read to its end, so that the client gets to read why it was refused; but
@@ -32,6 +33,7 @@ constexpr int64_t kMaxSkippedBytes = int64_t{1} << 30;
 constexpr int kPollSliceMs = 100;
 constexpr size_t kMaxLingering = 256;
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
+constexpr absl::Duration kLastWords = absl::Seconds(2);
 constexpr size_t kMaxRequestsOfConnection = 10'000;
 
 using SslPointer = std::unique_ptr<SSL, void (*)(SSL*)>;
@@ -377,6 +379,11 @@ class HttpListener::Server final : public httplib::Server {
     if (!thread_.joinable()) return;
     // stop() before listen_after_bind() has begun would be lost.
     while (!is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    // Last words are still being written; idle connections see draining_ by themselves.
+    const absl::Time until = absl::Now() + kLastWords;
+    while (NumOpen() > 0 && absl::Now() < until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
     {
       sync::MutexLock lock(mutex_);
       for (const int fd : open_) shutdown(fd, SHUT_RDWR);
@@ -395,6 +402,8 @@ class HttpListener::Server final : public httplib::Server {
   bool process_and_close_socket(socket_t fd) override {
     const int yes = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+    // A client that reads slowly may hold this much of the kernel's memory and no more.
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof(kSendBufferBytes));
     if (refuse_connection) {
       // A TLS client could not read it.
       if (ssl_ == nullptr) {
@@ -444,9 +453,11 @@ class HttpListener::Server final : public httplib::Server {
   }
 
   // Whether connections are short, so that none should be kept for a client's next request.
-  bool IsCrowded() {
+  bool IsCrowded() { return NumOpen() * 4 > static_cast<size_t>(options_.max_connections) * 3; }
+
+  size_t NumOpen() {
     sync::MutexLock lock(mutex_);
-    return open_.size() * 4 > static_cast<size_t>(options_.max_connections) * 3;
+    return open_.size();
   }
 
   const HttpListenerOptions options_;

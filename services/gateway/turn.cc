@@ -28,6 +28,7 @@ Turn::Turn(Parts parts, GatewayMetrics& metrics) : parts_(std::move(parts)), met
   for (size_t i = 0; i < count; ++i) answers_.emplace_back(*parts_.vocabulary, parts_.answer);
   told_.resize(count);
   echoed_.resize(parts_.prompts.size());
+  prompt_logprobs_.resize(parts_.prompts.size());
   num_open_ = static_cast<int>(count);
   for (const Prompt& prompt : parts_.prompts) {
     num_prompt_tokens_ += static_cast<int>(prompt.token_ids.size());
@@ -104,22 +105,32 @@ absl::Status Turn::TakeEnd(size_t call, const absl::Status& status) {
   return absl::OkStatus();
 }
 
+void Turn::WriteEcho(size_t call, AnswerSink& sink) {
+  // The prompt's log-probabilities may come in several messages, chunk by chunk.
+  const Prompt& prompt = parts_.prompts[call];
+  std::vector<iv1::TokenLogprob>& logprobs = prompt_logprobs_[call];
+  logprobs.insert(logprobs.end(), response_.prompt_logprobs().begin(),
+                  response_.prompt_logprobs().end());
+  if (response_.token_ids().empty() &&
+      response_.finish_reason() == iv1::FINISH_REASON_UNSPECIFIED) {
+    return;
+  }
+  echoed_[call] = true;
+  const int per_prompt = parts_.answers_per_prompt;
+  for (int k = 0; k < per_prompt; ++k) {
+    sink.OnPrompt(static_cast<int>(call) * per_prompt + k,
+                  {prompt.text, prompt.token_ids, logprobs});
+  }
+  logprobs = {};
+}
+
 absl::Status Turn::TakeResponse(size_t call, AnswerSink& sink) {
   const int per_prompt = parts_.answers_per_prompt;
   if (response_.index() < 0 || response_.index() >= per_prompt) {
     return absl::InternalError("the executor sent an answer that was not asked for");
   }
   const size_t index = call * per_prompt + response_.index();
-  if (parts_.echo && !echoed_[call]) {
-    echoed_[call] = true;
-    const Prompt& prompt = parts_.prompts[call];
-    const std::vector<iv1::TokenLogprob> logprobs(response_.prompt_logprobs().begin(),
-                                                  response_.prompt_logprobs().end());
-    for (int k = 0; k < per_prompt; ++k) {
-      sink.OnPrompt(static_cast<int>(call * per_prompt) + k,
-                    {prompt.text, prompt.token_ids, logprobs});
-    }
-  }
+  if (parts_.echo && !echoed_[call]) WriteEcho(call, sink);
   if (response_.has_receipt()) receipt_ = response_.receipt();
   if (response_.has_usage()) {
     usage_.set_cached_tokens(std::max(usage_.cached_tokens(), response_.usage().cached_tokens()));
@@ -220,6 +231,7 @@ uint64_t Turn::Commit() {
   (*receipt_.mutable_ms())["commit"] = absl::ToDoubleMilliseconds(absl::Now() - begun);
   if (version.ok()) {
     receipt_.set_persisted(true);
+    receipt_.clear_not_persisted_reason();
     receipt_.set_committed_version(*version);
     return *version;
   }

@@ -74,6 +74,7 @@ class Turn {
   absl::Status CheckStillWanted() const;
   absl::Status TakeResponse(size_t call, AnswerSink& sink);
   absl::Status TakeEnd(size_t call, const absl::Status& status);
+  void WriteEcho(size_t call, AnswerSink& sink);
   void WriteNew(AnswerSink& sink);
   absl::Status Pump(AnswerSink& sink);
   absl::Status Replay(AnswerSink& sink);
@@ -84,7 +85,8 @@ class Turn {
   std::vector<Answer> answers_;
   std::vector<bool> told_;    // per answer: its end was written
   std::vector<bool> echoed_;  // per prompt
-  int num_open_ = 0;          // answers that have not ended
+  std::vector<std::vector<inference::v1::TokenLogprob>> prompt_logprobs_;  // per prompt
+  int num_open_ = 0;  // answers that have not ended
   executor::v1::GenerateResponse response_;
   size_t first_call_ = 0;
   bool has_first_ = false;
