@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -245,8 +246,9 @@ TEST_F(SupervisorTest, AServiceThatStopsAnsweringIsUnhealthyThenKilledAndStarted
 TEST_F(SupervisorTest, NothingIsLeftWhenTheSupervisorItselfIsKilled) {
   const pid_t supervisor = fork();
   if (supervisor == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // a failed assertion must not leave it behind
     const absl::Status status = RunUntil(
-        {Script("a", "touch $READY; echo $$ > $DIR/pid.a; exec sleep 100"),
+        {Script("a", "echo $$ > $DIR/pid.a; touch $READY; exec sleep 100"),
          Script("b", "trap '' TERM HUP; echo $$ > $DIR/pid.b; touch $READY; exec sleep 100")},
         [&](const std::vector<ServiceStatus>& statuses) {
           if (AllReady(statuses)) std::ofstream(File("all_ready")) << "yes";
