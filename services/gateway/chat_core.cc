@@ -32,9 +32,11 @@ std::string TextOf(const Vocabulary& vocabulary, const std::vector<int32_t>& ids
 
 }  // namespace
 
-ChatCore::ChatCore(ExecutorPool& executors, TokenizerClient& tokenizer, SessionStore* sessions,
-                   Admission& admission, GatewayMetrics& metrics, const Options& options)
-    : executors_(executors),
+ChatCore::ChatCore(CompletionLoop& loop, ExecutorPool& executors, TokenizerClient& tokenizer,
+                   SessionStore* sessions, Admission& admission, GatewayMetrics& metrics,
+                   const Options& options)
+    : loop_(loop),
+      executors_(executors),
       tokenizer_(tokenizer),
       sessions_(sessions),
       admission_(admission),
@@ -245,8 +247,9 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::Start(Turn::Parts parts, iv1::Sa
   sampling.clear_stop();  // the executor knows no text
   if (parts.echo_only) sampling.set_max_tokens(1);
   parts.shutdown = &shutdown_;
-  parts.generation = std::make_unique<GenerationGroup>(executors_, metrics_, options_.generation,
-                                                       parts.caller.context, parts.caller.deadline);
+  parts.generation =
+      std::make_unique<GenerationGroup>(loop_, executors_, metrics_, options_.generation,
+                                        parts.caller.context, parts.caller.deadline);
   for (const Turn::Prompt& prompt : parts.prompts) {
     ev1::GenerateRequest generate;
     generate.set_request_id(parts.caller.context.request_id);

@@ -12,6 +12,7 @@
 #include "mneme/gateway/v1/chat.pb.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/caller.h"
+#include "services/gateway/completion_loop.h"
 #include "services/gateway/executor_pool.h"
 #include "services/gateway/gateway_metrics.h"
 #include "services/gateway/session_store.h"
@@ -45,8 +46,9 @@ class ChatCore {
   };
 
   // All but `sessions` (null: there are none) must be there and outlive the core.
-  ChatCore(ExecutorPool& executors, TokenizerClient& tokenizer, SessionStore* sessions,
-           Admission& admission, GatewayMetrics& metrics, const Options& options);
+  ChatCore(CompletionLoop& loop, ExecutorPool& executors, TokenizerClient& tokenizer,
+           SessionStore* sessions, Admission& admission, GatewayMetrics& metrics,
+           const Options& options);
 
   // Returns the turn once its first token is there. Errors as the public API documents them.
   absl::StatusOr<std::unique_ptr<Turn>> StartChat(const v1::ChatRequest& request, Caller caller);
@@ -70,6 +72,7 @@ class ChatCore {
   absl::Status OpenSession(const v1::ChatRequest& request, const std::string& model,
                            const Caller& caller, SessionStore::Opened* opened);
 
+  CompletionLoop& loop_;
   ExecutorPool& executors_;
   TokenizerClient& tokenizer_;
   SessionStore* const sessions_;

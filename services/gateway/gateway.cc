@@ -70,7 +70,7 @@ struct Gateway::Parts {
                      ? nullptr
                      : std::make_unique<SessionStore>(config.memory_address(), timing.sessions)),
         admission(config.max_streams(), clock),
-        core(executors, tokenizer, sessions.get(), admission, metrics,
+        core(loop, executors, tokenizer, sessions.get(), admission, metrics,
              {.max_messages = config.max_messages(),
               .request_timeout = absl::Milliseconds(config.request_timeout_ms()),
               .generation = timing.generation}),
@@ -84,6 +84,7 @@ struct Gateway::Parts {
 
   std::unique_ptr<auth::KeyStore> keys;
   GatewayMetrics metrics;
+  CompletionLoop loop;
   ExecutorPool executors;
   TokenizerClient tokenizer;
   std::unique_ptr<SessionStore> sessions;

@@ -19,8 +19,9 @@ constexpr absl::Duration kPickInterval = absl::Milliseconds(20);
 
 }  // namespace
 
-// One Generate call over all its attempts. At most one operation is pending in the queue.
-class GenerationGroup::Call {
+// One Generate call over all its attempts. At most one operation is pending in the loop. All but
+// OnDone are called under the group's lock.
+class GenerationGroup::Call final : public CompletionLoop::Handler {
  public:
   Call(GenerationGroup& group, ev1::GenerateRequest request, std::string affinity)
       : group_(group), request_(std::move(request)), affinity_(std::move(affinity)) {}
@@ -30,7 +31,7 @@ class GenerationGroup::Call {
     const absl::Time now = absl::Now();
     const ExecutorPool::Query query{request_.model(), fingerprint_, affinity_, excluded_};
     absl::StatusOr<ExecutorPool::Claim> claim = group_.pool_.Pick(query);
-    if (!claim.ok()) {
+    if (!claim.ok() || cancelled_) {
       if (error_.ok()) error_ = claim.status();
       if (give_up_ == absl::InfiniteFuture()) give_up_ = now + group_.options_.failover_wait;
       if (now >= std::min(give_up_, group_.deadline_) || cancelled_ || IsQueueFull(error_)) {
@@ -50,33 +51,20 @@ class GenerationGroup::Call {
     }
     context_ = std::make_unique<grpc::ClientContext>();
     rpc::Prepare(group_.context_, group_.deadline_, context_.get());
-    reader_ = claim_->stub->PrepareAsyncGenerate(context_.get(), request_, &group_.queue_);
+    reader_ = claim_->stub->PrepareAsyncGenerate(context_.get(), request_, group_.loop_.queue());
     state_ = State::kStarting;
-    reader_->StartCall(this);
+    reader_->StartCall(Tag());
   }
 
   // The pending operation is done.
-  void OnDone(bool ok) {
-    switch (state_) {
-      case State::kStarting:
-        Read();
-        break;
-      case State::kReading:
-        if (ok) {
-          state_ = State::kHasResponse;
-        } else {
-          state_ = State::kFinishing;
-          reader_->Finish(&status_, this);
-        }
-        break;
-      case State::kFinishing:
-        OnFinished();
-        break;
-      case State::kWaiting:
-      case State::kHasResponse:
-      case State::kEnded:
-        break;
+  void OnDone(bool ok) override {
+    const std::shared_ptr<Lock> lock = group_.lock_;
+    {
+      sync::MutexLock held(lock->mutex);
+      Advance(ok);
     }
+    // After unlocking: whoever is woken would only wait again.
+    lock->changed.NotifyOne();
   }
 
   void OnTick(absl::Time now) {
@@ -84,17 +72,10 @@ class GenerationGroup::Call {
   }
 
   bool TakeResponse(ev1::GenerateResponse* response) {
-    if (state_ != State::kHasResponse) return false;
-    response->Swap(&response_);
-    response_.Clear();
-    give_up_ = absl::InfiniteFuture();
-    error_ = absl::OkStatus();
-    if (response->finish_reason() != iv1::FINISH_REASON_UNSPECIFIED) ++finished_;
-    received_ = true;
-    if (NumAnswers() == 1) {
-      request_.mutable_generated_ids()->MergeFrom(response->token_ids());
-    }
-    Read();
+    if (responses_.empty()) return false;
+    response->Swap(&responses_.front());
+    responses_.pop_front();
+    if (state_ == State::kPaused) Read();
     return true;
   }
 
@@ -113,13 +94,11 @@ class GenerationGroup::Call {
   bool pending() const {
     return state_ == State::kStarting || state_ == State::kReading || state_ == State::kFinishing;
   }
-  bool ended() const { return state_ == State::kEnded; }
   bool waiting() const { return state_ == State::kWaiting; }
-  bool has_response() const { return state_ == State::kHasResponse; }
-  // Takes a response that nobody wants any more, so that the call can end.
+  // Forgets what nobody wants any more, so that the call can end.
   void Discard() {
-    response_.Clear();
-    Read();
+    responses_.clear();
+    if (state_ == State::kPaused) Read();
   }
   void EndUnstarted() {
     state_ = State::kEnded;
@@ -127,7 +106,7 @@ class GenerationGroup::Call {
   }
 
  private:
-  enum class State { kWaiting, kStarting, kReading, kHasResponse, kFinishing, kEnded };
+  enum class State { kWaiting, kStarting, kReading, kPaused, kFinishing, kEnded };
 
   static bool IsQueueFull(const absl::Status& status) {
     return status.code() == absl::StatusCode::kResourceExhausted;
@@ -135,9 +114,49 @@ class GenerationGroup::Call {
 
   int NumAnswers() const { return std::max(1, request_.sampling().n()); }
 
+  void Advance(bool ok) {
+    switch (state_) {
+      case State::kStarting:
+        Read();
+        break;
+      case State::kReading:
+        if (ok) {
+          Receive();
+        } else {
+          state_ = State::kFinishing;
+          reader_->Finish(&status_, Tag());
+        }
+        break;
+      case State::kFinishing:
+        OnFinished();
+        break;
+      case State::kWaiting:
+      case State::kPaused:
+      case State::kEnded:
+        break;
+    }
+  }
+
+  void* Tag() { return static_cast<CompletionLoop::Handler*>(this); }
+
   void Read() {
     state_ = State::kReading;
-    reader_->Read(&response_, this);
+    reader_->Read(&response_, Tag());
+  }
+
+  void Receive() {
+    give_up_ = absl::InfiniteFuture();
+    error_ = absl::OkStatus();
+    received_ = true;
+    if (response_.finish_reason() != iv1::FINISH_REASON_UNSPECIFIED) ++finished_;
+    if (NumAnswers() == 1) request_.mutable_generated_ids()->MergeFrom(response_.token_ids());
+    responses_.emplace_back();
+    responses_.back().Swap(&response_);
+    if (responses_.size() < group_.options_.max_untaken) {
+      Read();
+    } else {
+      state_ = State::kPaused;
+    }
   }
 
   void OnFinished() {
@@ -207,6 +226,7 @@ class GenerationGroup::Call {
   std::unique_ptr<grpc::ClientContext> context_;
   std::unique_ptr<grpc::ClientAsyncReader<ev1::GenerateResponse>> reader_;
   ev1::GenerateResponse response_;
+  std::deque<ev1::GenerateResponse> responses_;  // not taken yet
   grpc::Status status_;
   State state_ = State::kWaiting;
   absl::Status error_;
@@ -218,35 +238,34 @@ class GenerationGroup::Call {
   bool told_ = false;
 };
 
-GenerationGroup::GenerationGroup(ExecutorPool& pool, GatewayMetrics& metrics,
+GenerationGroup::GenerationGroup(CompletionLoop& loop, ExecutorPool& pool, GatewayMetrics& metrics,
                                  const GenerationOptions& options, trace::RequestContext context,
                                  absl::Time deadline)
-    : pool_(pool),
+    : loop_(loop),
+      pool_(pool),
       metrics_(metrics),
       options_(options),
       context_(std::move(context)),
-      deadline_(deadline) {}
+      deadline_(deadline),
+      lock_(std::make_shared<Lock>()) {}
 
 GenerationGroup::~GenerationGroup() {
+  sync::MutexLock lock(lock_->mutex);
   not_started_.clear();
-  CancelAll();
-  void* tag = nullptr;
-  bool ok = false;
+  for (const auto& call : calls_) call->Cancel();
   const auto pending = [this] {
     bool any = false;
     for (const auto& call : calls_) {
-      if (call->has_response()) call->Discard();
+      call->Discard();
       any = any || call->pending();
     }
     return any;
   };
-  while (pending() && queue_.Next(&tag, &ok)) static_cast<Call*>(tag)->OnDone(ok);
-  queue_.Shutdown();
-  while (queue_.Next(&tag, &ok)) {
-  }
+  while (pending()) lock_->changed.Wait(lock_->mutex);
 }
 
 void GenerationGroup::Add(ev1::GenerateRequest request, std::string affinity) {
+  sync::MutexLock lock(lock_->mutex);
   not_started_.push_back(calls_.size());
   calls_.push_back(std::make_unique<Call>(*this, std::move(request), std::move(affinity)));
   StartWaiting();
@@ -261,40 +280,34 @@ void GenerationGroup::StartWaiting() {
   }
 }
 
-bool GenerationGroup::Wait(absl::Time until) {
-  const absl::Time now = absl::Now();
-  bool any_waiting = false;
-  for (const auto& call : calls_) {
-    call->OnTick(now);
-    any_waiting = any_waiting || call->waiting();
-  }
-  if (any_waiting) until = std::min(until, now + kPickInterval);
-  void* tag = nullptr;
-  bool ok = false;
-  // A past deadline still takes what is there.
-  if (queue_.AsyncNext(&tag, &ok, absl::ToChronoTime(std::max(until, now))) !=
-      grpc::CompletionQueue::GOT_EVENT) {
-    return false;
-  }
-  static_cast<Call*>(tag)->OnDone(ok);
-  return true;
-}
-
 GenerationGroup::Event GenerationGroup::Next(absl::Time until, size_t* call,
                                              ev1::GenerateResponse* response,
                                              absl::Status* status) {
+  sync::MutexLock lock(lock_->mutex);
   while (true) {
     StartWaiting();
-    for (size_t i = 0; i < calls_.size(); ++i) {
+    // In turns, so that no call of many starves the others.
+    for (size_t k = 0; k < calls_.size(); ++k) {
+      const size_t i = (next_ + k) % calls_.size();
       *call = i;
-      if (calls_[i]->TakeResponse(response)) return Event::kResponse;
-      if (calls_[i]->TakeEnd(status)) return Event::kEnded;
+      const bool has_response = calls_[i]->TakeResponse(response);
+      if (!has_response && !calls_[i]->TakeEnd(status)) continue;
+      next_ = i + 1;
+      return has_response ? Event::kResponse : Event::kEnded;
     }
-    if (!Wait(until) && absl::Now() >= until) return Event::kNothing;
+    const absl::Time now = absl::Now();
+    if (now >= until) return Event::kNothing;
+    absl::Time wake = until;
+    for (const auto& each : calls_) {
+      each->OnTick(now);
+      if (each->waiting()) wake = std::min(wake, now + kPickInterval);
+    }
+    lock_->changed.WaitUntil(
+        lock_->mutex, std::chrono::steady_clock::now() + absl::ToChronoMicroseconds(wake - now));
   }
 }
 
-void GenerationGroup::Cancel(size_t call) {
+void GenerationGroup::CancelLocked(size_t call) {
   const auto waiting = std::find(not_started_.begin(), not_started_.end(), call);
   if (waiting != not_started_.end()) {
     not_started_.erase(waiting);
@@ -304,8 +317,14 @@ void GenerationGroup::Cancel(size_t call) {
   calls_[call]->Cancel();
 }
 
+void GenerationGroup::Cancel(size_t call) {
+  sync::MutexLock lock(lock_->mutex);
+  CancelLocked(call);
+}
+
 void GenerationGroup::CancelAll() {
-  for (size_t i = 0; i < calls_.size(); ++i) Cancel(i);
+  sync::MutexLock lock(lock_->mutex);
+  for (size_t i = 0; i < calls_.size(); ++i) CancelLocked(i);
 }
 
 }  // namespace mneme::gateway

@@ -1,12 +1,10 @@
 // Token streams from the executors, with what happens when one of them dies.
 //
-// A group runs one or more Generate calls from one thread: it waits for whichever has something,
-// and takes all that is there without waiting. Before the first token a lost call is begun again on
-// another executor; after it, the call goes on elsewhere (or on the same executor once it is back)
-// from the tokens that were received. The caller sees one stream.
+// A group runs one or more Generate calls for one thread: it waits for whichever has something, and
+// hands out all that is there. Before the first token a lost call is begun again on another
+// executor; after it, the call goes on elsewhere (or on the same executor once it is back) from the
+// tokens that were received. The caller sees one stream.
 #pragma once
-
-#include <grpcpp/completion_queue.h>
 
 #include <deque>
 #include <memory>
@@ -14,8 +12,10 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/sync/mutex.h"
 #include "common/trace/request_context.h"
 #include "mneme/executor/v1/executor.grpc.pb.h"
+#include "services/gateway/completion_loop.h"
 #include "services/gateway/executor_pool.h"
 #include "services/gateway/gateway_metrics.h"
 
@@ -25,9 +25,11 @@ struct GenerationOptions {
   int max_parallel = 16;  // calls of one group at a time; the others wait their turn
   // How long a lost generation waits for an executor of its model to be ready.
   absl::Duration failover_wait = absl::Seconds(20);
+  // Responses of one call that wait to be taken; the executor is not read further meanwhile.
+  size_t max_untaken = 256;
 };
 
-// Used by one thread.
+// Used by one thread, beside the loop's.
 class GenerationGroup {
  public:
   enum class Event {
@@ -36,9 +38,10 @@ class GenerationGroup {
     kNothing,   // `until` has passed
   };
 
-  // `pool` and `metrics` must outlive the group.
-  GenerationGroup(ExecutorPool& pool, GatewayMetrics& metrics, const GenerationOptions& options,
-                  trace::RequestContext context, absl::Time deadline);
+  // `loop`, `pool` and `metrics` must outlive the group.
+  GenerationGroup(CompletionLoop& loop, ExecutorPool& pool, GatewayMetrics& metrics,
+                  const GenerationOptions& options, trace::RequestContext context,
+                  absl::Time deadline);
   // Cancels what runs and waits until it has ended.
   ~GenerationGroup();
 
@@ -56,19 +59,26 @@ class GenerationGroup {
 
  private:
   class Call;
+  // Outlives the group while the loop's thread leaves it.
+  struct Lock {
+    sync::Mutex mutex;
+    sync::CondVar changed;
+  };
 
-  bool Wait(absl::Time until);
-  void StartWaiting();
+  void StartWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_->mutex);
+  void CancelLocked(size_t call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_->mutex);
 
+  CompletionLoop& loop_;
   ExecutorPool& pool_;
   GatewayMetrics& metrics_;
   const GenerationOptions options_;
   const trace::RequestContext context_;
   const absl::Time deadline_;
-  grpc::CompletionQueue queue_;
-  std::vector<std::unique_ptr<Call>> calls_;
-  std::deque<size_t> not_started_;
-  int running_ = 0;
+  const std::shared_ptr<Lock> lock_;
+  std::vector<std::unique_ptr<Call>> calls_ ABSL_GUARDED_BY(lock_->mutex);
+  std::deque<size_t> not_started_ ABSL_GUARDED_BY(lock_->mutex);
+  int running_ ABSL_GUARDED_BY(lock_->mutex) = 0;
+  size_t next_ ABSL_GUARDED_BY(lock_->mutex) = 0;  // the call that is looked at first
 };
 
 }  // namespace mneme::gateway

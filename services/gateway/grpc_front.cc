@@ -20,8 +20,9 @@ namespace iv1 = inference::v1;
 template <typename Response, typename Wrap>
 class GrpcSink final : public AnswerSink {
  public:
-  GrpcSink(grpc::ServerWriter<Response>* writer, std::string id, Wrap wrap)
-      : writer_(writer), id_(std::move(id)), wrap_(wrap) {}
+  GrpcSink(grpc::ServerWriter<Response>* writer, const grpc::ServerContext& context, std::string id,
+           Wrap wrap)
+      : writer_(writer), context_(context), id_(std::move(id)), wrap_(wrap) {}
 
   void OnStarted(const Started& started) override {
     vocabulary_ = started.vocabulary;
@@ -61,7 +62,7 @@ class GrpcSink final : public AnswerSink {
       ok = writer_->Write(pending_[i]);
     }
     pending_.clear();
-    return ok;
+    return ok && !context_.IsCancelled();
   }
 
  private:
@@ -88,6 +89,7 @@ class GrpcSink final : public AnswerSink {
   }
 
   grpc::ServerWriter<Response>* const writer_;
+  const grpc::ServerContext& context_;
   const std::string id_;
   const Wrap wrap_;
   const Vocabulary* vocabulary_ = nullptr;
@@ -146,7 +148,7 @@ grpc::Status ChatServiceImpl::Chat(grpc::ServerContext* context, const v1::ChatR
   if (status.ok()) {
     const auto wrap = [](v1::ChatResponse& response) -> v1::ChatResponse& { return response; };
     GrpcSink<v1::ChatResponse, decltype(wrap)> sink(
-        writer, absl::StrCat("chatcmpl-", trace::RandomHex(24)), wrap);
+        writer, *context, absl::StrCat("chatcmpl-", trace::RandomHex(24)), wrap);
     status = RunTurn(core_.StartChat(*request, std::move(caller)), sink, &record);
   }
   return edge_.End(status, &record);
@@ -173,7 +175,7 @@ grpc::Status ChatServiceImpl::Complete(grpc::ServerContext* context,
       return *response.mutable_event();
     };
     GrpcSink<v1::CompleteResponse, decltype(wrap)> sink(
-        writer, absl::StrCat("cmpl-", trace::RandomHex(24)), wrap);
+        writer, *context, absl::StrCat("cmpl-", trace::RandomHex(24)), wrap);
     status =
         RunTurn(core_.StartCompletion(std::move(completion), std::move(caller)), sink, &record);
   }

@@ -241,8 +241,11 @@ void HttpFront::GetModel(const httplib::Request& request, httplib::Response& res
 
 void HttpFront::Embeddings(const httplib::Request&, httplib::Response& response,
                            const std::shared_ptr<Exchange>& exchange) {
+  // Not 501: clients would try that again.
   exchange->Fail(
-      absl::UnimplementedError("embeddings are not served here: the models are text generators"),
+      status::WithPayload(
+          absl::NotFoundError("embeddings are not served here: the models are text generators"),
+          status::kReasonPayload, "EMBEDDINGS_NOT_SERVED"),
       response);
 }
 

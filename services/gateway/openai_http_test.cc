@@ -198,7 +198,7 @@ TEST_F(OpenAiHttpTest, ModelsAreListedAndFound) {
 
 TEST_F(OpenAiHttpTest, EmbeddingsAndUnknownRoutesAreRefusedClearly) {
   Start();
-  ErrorOf(Post("/v1/embeddings", R"({"input":"a"})"), 501, "invalid_request_error");
+  ErrorOf(Post("/v1/embeddings", R"({"input":"a"})"), 404, "invalid_request_error");
   EXPECT_THAT(ErrorOf(Http().Get("/v2/nothing"), 404, "invalid_request_error"),
               HasSubstr("GET /v2/nothing"));
 }

@@ -49,6 +49,10 @@ absl::Status Turn::CheckStillWanted() const {
   if (parts_.caller.gone && parts_.caller.gone()) {
     return absl::CancelledError("the client went away");
   }
+  return CheckLimits();
+}
+
+absl::Status Turn::CheckLimits() const {
   if (parts_.shutdown != nullptr && *parts_.shutdown) {
     return absl::UnavailableError("the server is shutting down");
   }
@@ -178,6 +182,12 @@ void Turn::WriteNew(AnswerSink& sink) {
   }
 }
 
+absl::Status Turn::WriteAndFlush(AnswerSink& sink) {
+  WriteNew(sink);
+  // A sink that takes nothing has found its client gone.
+  return sink.Flush() ? absl::OkStatus() : absl::CancelledError("the client went away");
+}
+
 absl::Status Turn::Pump(AnswerSink& sink) {
   int batch = 0;  // responses taken and not yet written
   if (has_first_) {
@@ -203,11 +213,12 @@ absl::Status Turn::Pump(AnswerSink& sink) {
         break;
       case GenerationGroup::Event::kNothing:
         if (batch > 0) {
-          WriteNew(sink);
-          if (!sink.Flush()) return absl::CancelledError("the client went away");
-          batch = 0;
+          RETURN_IF_ERROR(WriteAndFlush(sink));
+          RETURN_IF_ERROR(CheckLimits());
+        } else {
+          RETURN_IF_ERROR(CheckStillWanted());
         }
-        RETURN_IF_ERROR(CheckStillWanted());
+        batch = 0;
         break;
     }
   }

@@ -72,10 +72,12 @@ class Turn {
 
  private:
   absl::Status CheckStillWanted() const;
+  absl::Status CheckLimits() const;  // the same but for the client
   absl::Status TakeResponse(size_t call, AnswerSink& sink);
   absl::Status TakeEnd(size_t call, const absl::Status& status);
   void WriteEcho(size_t call, AnswerSink& sink);
   void WriteNew(AnswerSink& sink);
+  absl::Status WriteAndFlush(AnswerSink& sink);
   absl::Status Pump(AnswerSink& sink);
   absl::Status Replay(AnswerSink& sink);
   uint64_t Commit();
