@@ -51,9 +51,8 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     }
     context_ = std::make_unique<grpc::ClientContext>();
     rpc::Prepare(group_.context_, group_.deadline_, context_.get());
-    reader_ = claim_->stub->PrepareAsyncGenerate(context_.get(), request_, group_.loop_.queue());
-    state_ = State::kStarting;
-    reader_->StartCall(Tag());
+    state_ = State::kPosted;
+    group_.loop_.Post(this);
   }
 
   // The pending operation is done.
@@ -75,7 +74,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     if (responses_.empty()) return false;
     response->Swap(&responses_.front());
     responses_.pop_front();
-    if (state_ == State::kPaused) Read();
+    Resume();
     return true;
   }
 
@@ -92,13 +91,13 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
   }
 
   bool pending() const {
-    return state_ == State::kStarting || state_ == State::kReading || state_ == State::kFinishing;
+    return state_ != State::kWaiting && state_ != State::kPaused && state_ != State::kEnded;
   }
   bool waiting() const { return state_ == State::kWaiting; }
   // Forgets what nobody wants any more, so that the call can end.
   void Discard() {
     responses_.clear();
-    if (state_ == State::kPaused) Read();
+    Resume();
   }
   void EndUnstarted() {
     state_ = State::kEnded;
@@ -106,7 +105,16 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
   }
 
  private:
-  enum class State { kWaiting, kStarting, kReading, kPaused, kFinishing, kEnded };
+  enum class State {
+    kWaiting,  // for an executor
+    kPosted,   // the loop is to begin it
+    kStarting,
+    kReading,
+    kPaused,    // enough is read that nobody has taken
+    kResuming,  // the loop is to read on
+    kFinishing,
+    kEnded,
+  };
 
   static bool IsQueueFull(const absl::Status& status) {
     return status.code() == absl::StatusCode::kResourceExhausted;
@@ -116,7 +124,14 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
 
   void Advance(bool ok) {
     switch (state_) {
+      case State::kPosted:
+        reader_ =
+            claim_->stub->PrepareAsyncGenerate(context_.get(), request_, group_.loop_.queue());
+        state_ = State::kStarting;
+        reader_->StartCall(Tag());
+        break;
       case State::kStarting:
+      case State::kResuming:
         Read();
         break;
       case State::kReading:
@@ -138,6 +153,12 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
   }
 
   void* Tag() { return static_cast<CompletionLoop::Handler*>(this); }
+
+  void Resume() {
+    if (state_ != State::kPaused) return;
+    state_ = State::kResuming;
+    group_.loop_.Post(this);
+  }
 
   void Read() {
     state_ = State::kReading;
