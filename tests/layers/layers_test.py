@@ -55,10 +55,11 @@ def violations(root, layers):
         if folder is None:
             found.append(f"{name}: its folder is not in cmake/layers.txt")
             continue
-        is_test = bool(re.search(r"_(test|bench)(_\w+)?\.(cc|cu)$", path.name)) or "testdata" in name
+        is_test = bool(re.search(r"_(test|bench|fixture)(_\w+)?\.(h|cc|cu)$", path.name)) or "testdata" in name
         for target in INCLUDE.findall(path.read_text(errors="replace")):
             to = folder_of(target, layers)
-            if to is not None and to != folder and to not in layers[folder] and not is_test:
+            allowed = to == folder or to in layers[folder] or target in layers[folder]
+            if to is not None and not allowed and not is_test:
                 found.append(f"{name}: {folder} may not include {target}")
             if is_test_support(target) and not is_test:
                 found.append(f"{name}: only tests may include {target}")
