@@ -98,7 +98,7 @@ class GrpcClientTest(unittest.TestCase):
         services = run(self.up.grpc, "list").split()
         self.assertIn("mneme.gateway.v1.ChatService", services)
         self.assertIn("grpc.health.v1.Health", services)
-        body = json.dumps({"model": MODEL, "sampling": {"temperature": 0, "maxTokens": 16},
+        body = json.dumps({"model": MODEL, "sampling": {"temperature": 0, "max_tokens": 16},
                            "messages": [{"role": "user",
                                          "content": "What is the capital of France?"}]})
         out = run("-d", body, self.up.grpc, "mneme.gateway.v1.ChatService/Chat")
@@ -107,7 +107,8 @@ class GrpcClientTest(unittest.TestCase):
             event, end = decoder.raw_decode(out.strip())
             events.append(event)
             out = out.strip()[end:]
-        self.assertEqual("".join(e.get("textDelta", "") for e in events), ANSWER)
+        # Descriptors that come by reflection carry no JSON names: grpcurl prints the proto's own.
+        self.assertEqual("".join(e.get("text_delta", "") for e in events), ANSWER)
 
     def test_go_client(self):
         tools = CACHE / "go-tools"
