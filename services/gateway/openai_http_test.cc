@@ -40,7 +40,7 @@ TEST_F(OpenAiHttpTest, ChatAnswersOneObject) {
 }
 
 TEST_F(OpenAiHttpTest, StreamIsByteForByteWhatClientsParse) {
-  executor_->answer = "é\"\n";
+  executor_->Say("é\"\n");
   Start();
   const auto result = Post("/v1/chat/completions", Chat("hi", {{"stream", true}}),
                            {{"Accept-Encoding", "gzip, deflate"}});
@@ -118,7 +118,7 @@ TEST_F(OpenAiHttpTest, StopStringEndsTheAnswerBeforeItAndStopsTheExecutor) {
 }
 
 TEST_F(OpenAiHttpTest, ChatLogprobsNameTokensAndBytes) {
-  executor_->answer = "hé";
+  executor_->Say("hé");
   Start();
   const Json json =
       Parse(Post("/v1/chat/completions", Chat("hi", {{"logprobs", true}, {"top_logprobs", 2}})));

@@ -61,7 +61,7 @@ TEST_F(SessionTurnTest, StopStringLeavesALogThatTheNextTurnContinues) {
 }
 
 TEST_F(SessionTurnTest, CutCharacterStaysOutOfTheLog) {
-  executor_->answer = "aé";
+  executor_->Say("aé");
   Start();
   const Json first = Turn("one", {{"max_tokens", 2}});
   EXPECT_EQ(first["choices"][0]["message"]["content"], "a\xef\xbf\xbd");
@@ -71,29 +71,33 @@ TEST_F(SessionTurnTest, CutCharacterStaysOutOfTheLog) {
   EXPECT_FALSE(Stored().turns[1].replaces_tokens());
 }
 
-TEST_F(SessionTurnTest, PromptThatDoesNotContinueTheLogReplacesIt) {
-  // Hidden tokens in the middle, which the text cannot give back, are left out of the log too.
-  executor_->answer = "ab";
+TEST_F(SessionTurnTest, AnswerCutByLengthIsContinued) {
   Start();
-  Turn("one", {{"ignore_eos", true}, {"max_tokens", 3}});
-  {
-    // Somebody else's log: nothing the template renders begins with it.
-    v1::ChatRequest request = GrpcRequest("x");
-    request.set_session_id("other");
-    ASSERT_TRUE(GrpcChat(request).status.ok());
-  }
-  EXPECT_EQ(Stored().turns[0].token_ids_size(), 20 + 3);
-  executor_->answer = "cd";
+  Turn("one", {{"max_tokens", 3}});
+  EXPECT_EQ(Stored().messages[1].content(), "Hel");
+  EXPECT_EQ(Stored().log.back(), 'l');
   Turn("two");
+  EXPECT_FALSE(Stored().turns[1].replaces_tokens());
+}
+
+TEST_F(SessionTurnTest, PromptThatDoesNotContinueTheLogReplacesIt) {
+  Start();
+  Turn("one");
+  memory_->SetLog("default/s", IdsOf("what no template says"));
+  EXPECT_EQ(Turn("two")["mneme"]["persisted"], true);
   const auto stored = Stored();
-  EXPECT_EQ(stored.turns[1].replaces_tokens(), false);
-  EXPECT_EQ(stored.log.size(), stored.turns[0].token_ids_size() + stored.turns[1].token_ids_size());
+  EXPECT_TRUE(stored.turns[1].replaces_tokens());
+  // The whole conversation was encoded anew and is the log now, with the answer.
+  const auto prompt = executor_->requests()[1].prompt_ids();
+  ASSERT_EQ(stored.log.size(), prompt.size() + 13U);
+  EXPECT_TRUE(std::equal(prompt.begin(), prompt.end(), stored.log.begin()));
+  EXPECT_EQ(stored.log[0], kBos);
 }
 
 TEST_F(SessionTurnTest, RepeatedRequestIdAnswersTheCommittedTurn) {
   Start();
   const Json first = Turn("one", {{"request_id", "r-1"}});
-  executor_->answer = "something else";
+  executor_->Say("something else");
   const Json again = Turn("one", {{"request_id", "r-1"}});
   EXPECT_EQ(again["choices"][0]["message"]["content"], "Hello, world");
   EXPECT_EQ(again["mneme"]["committed_version"], 1);

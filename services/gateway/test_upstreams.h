@@ -113,13 +113,13 @@ class ByteTokenizer final : public tokenizer::v1::TokenizerService::Service {
   std::vector<std::string> traceparents_;
 };
 
-// Says `answer` byte by byte, then kEnd, whatever it is asked; honours max_tokens, n, seeds in no
-// way but by counting, and generated_ids by going on after them.
+// Says its answer byte by byte, then kEnd, whatever it is asked; honours max_tokens, n, logprobs,
+// ignore_eos (it then begins again) and generated_ids.
 class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
  public:
   grpc::Status GetModel(grpc::ServerContext*, const executor::v1::GetModelRequest*,
                         executor::v1::GetModelResponse* response) override {
-    response->set_model(model);
+    response->set_model("script");
     response->set_architecture("script");
     response->set_fingerprint("0123456789abcdef");
     response->set_context_length(10'000);
@@ -152,8 +152,12 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     return requests_;
   }
 
-  std::string model = "script";
-  std::string answer = "Hello, world";
+  // What it says from the next call on.
+  void Say(std::string answer) {
+    std::lock_guard lock(mutex_);
+    answer_ = std::move(answer);
+  }
+
   std::atomic<int> token_ms{0};      // pause before each token
   std::atomic<int> refuse{0};        // so many calls fail UNAVAILABLE at once
   std::atomic<int> queue_full{0};    // so many calls fail RESOURCE_EXHAUSTED at once
@@ -174,7 +178,11 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
       return rpc::ToGrpc(status::WithRetryAfter(absl::ResourceExhaustedError("the queue is full"),
                                                 absl::Seconds(2)));
     }
-    std::vector<int32_t> ids = IdsOf(answer);
+    std::vector<int32_t> ids;
+    {
+      std::lock_guard lock(mutex_);
+      ids = IdsOf(answer_);
+    }
     ids.push_back(kEnd);
     const auto& sampling = request.sampling();
     const bool endless = sampling.ignore_eos();
@@ -226,6 +234,7 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
   }
 
   std::mutex mutex_;
+  std::string answer_ = "Hello, world";
   std::vector<executor::v1::GenerateRequest> requests_;
 };
 
@@ -348,6 +357,10 @@ class MapMemory final : public memory::v1::MemoryService::Service {
   Stored Look(const std::string& key) {
     std::lock_guard lock(mutex_);
     return sessions_[key];
+  }
+  void SetLog(const std::string& key, std::vector<int32_t> log) {
+    std::lock_guard lock(mutex_);
+    sessions_[key].log = std::move(log);
   }
   // Another holder takes the session, as after a lease that ran out.
   void TakeOver(const std::string& key) {
