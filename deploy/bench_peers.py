@@ -21,13 +21,13 @@ def ours(arguments, compute):
     """Runs model_bench; its counters say tokens per second."""
     out = subprocess.run(
         [os.path.join(arguments.bin, "model_bench"), "--benchmark_format=json",
-         f"--benchmark_filter={compute}", "--benchmark_min_time=1"],
+         f"--benchmark_filter={compute}/({PREFILL}|1)/", "--benchmark_min_time=1"],
         capture_output=True, text=True, check=True,
         env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "LD_LIBRARY_PATH": ""}).stdout
     result = {}
     for row in json.loads(out)["benchmarks"]:
         kind = "prefill" if "refill" in row["name"] else "decode"
-        result[kind] = row["items_per_second"]
+        result[kind] = row["tokens/s"]
     return result
 
 
@@ -92,8 +92,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     engines = {
-        "mneme bfloat16": lambda: ours(arguments, "BFloat16"),
-        "mneme float32": lambda: ours(arguments, "Float32"),
+        "mneme bfloat16": lambda: ours(arguments, "bfloat16"),
+        "mneme float32": lambda: ours(arguments, "float32"),
         "llama.cpp": lambda: child(LLAMA_CPP, arguments),
         "transformers bfloat16": lambda: child(f"DTYPE='bfloat16'\n{TRANSFORMERS}", arguments),
         "transformers float32": lambda: child(f"DTYPE='float32'\n{TRANSFORMERS}", arguments),

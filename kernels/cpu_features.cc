@@ -41,6 +41,8 @@ CpuFeatures Detect() {
 
 bool Has(Variant variant) {
   switch (variant) {
+    case Variant::kAmx:
+      return GetCpuFeatures().avx512_vnni && GetCpuFeatures().amx_int8;
     case Variant::kAvx512Vnni:
       return GetCpuFeatures().avx512_vnni;
     case Variant::kAvx2:
@@ -52,7 +54,7 @@ bool Has(Variant variant) {
 }
 
 Variant Best() {
-  for (const Variant variant : {Variant::kAvx512Vnni, Variant::kAvx2}) {
+  for (const Variant variant : {Variant::kAmx, Variant::kAvx512Vnni, Variant::kAvx2}) {
     if (Has(variant)) return variant;
   }
   return Variant::kPortable;
@@ -74,6 +76,8 @@ Variant CurrentVariant() { return Chosen().load(std::memory_order_relaxed); }
 
 const char* VariantName(Variant variant) {
   switch (variant) {
+    case Variant::kAmx:
+      return "amx";
     case Variant::kAvx512Vnni:
       return "avx512_vnni";
     case Variant::kAvx2:

@@ -20,12 +20,14 @@ const CpuFeatures& GetCpuFeatures();
 
 // The instruction sets that the CPU operators are compiled for. Results differ between them in the
 // last bits; a process stays with one.
-enum class Variant { kPortable, kAvx2, kAvx512Vnni };
+// kAmx is kAvx512Vnni with products of many rows by AMX, and gives the same results to the last bit.
+// In the order of preference.
+enum class Variant { kPortable, kAvx2, kAvx512Vnni, kAmx };
 
 // Returns the variant in use: the best that this processor has, unless set. Thread-safe.
 Variant CurrentVariant();
 
-// Returns "portable", "avx2" or "avx512_vnni".
+// Returns "portable", "avx2", "avx512_vnni" or "amx".
 const char* VariantName(Variant variant);
 
 // Makes the kernels use another variant; false if the processor has it not. For tests and

@@ -19,7 +19,7 @@ namespace {
 
 // Rows of inputs that one task goes through per tile: their rounded form stays in the second-level
 // cache while the tiles stream past.
-constexpr int64_t kTaskTokens = 64;
+constexpr int64_t kTaskTokens = kMaxTileTokens;
 // A task reads at least about this much weight, or its hand-over would cost more than its work.
 constexpr int64_t kMinTaskBytes = 8192;
 constexpr int64_t kTasksPerThread = 4;
@@ -84,7 +84,8 @@ Inputs MakeInputs(const LinearKernels& kernels, const at::Tensor& x, const Segme
   if (!fast || !any_quantised) return inputs;
   inputs.rounded_stride = RoundedRow::Bytes(inputs.k);
   thread_local Scratch scratch;
-  auto* rounded = static_cast<uint8_t*>(scratch.Get(inputs.rounded_stride * inputs.tokens));
+  const int64_t room = (inputs.tokens + kManyUnit - 1) / kManyUnit * kManyUnit;
+  auto* rounded = static_cast<uint8_t*>(scratch.Get(inputs.rounded_stride * room));
   ParallelFor((inputs.tokens + kRoundRowsPerTask - 1) / kRoundRowsPerTask, [&](int64_t task) {
     const int64_t end = std::min(inputs.tokens, (task + 1) * kRoundRowsPerTask);
     for (int64_t t = task * kRoundRowsPerTask; t < end; ++t) {
@@ -96,7 +97,8 @@ Inputs MakeInputs(const LinearKernels& kernels, const at::Tensor& x, const Segme
 }
 
 int64_t GroupTokens(const LinearKernels& kernels, const Segment& segment, const Inputs& inputs) {
-  return segment.is_float || inputs.rounded == nullptr ? kMaxTileTokens : kernels.fast_tokens;
+  if (segment.is_float || inputs.rounded == nullptr) return kMaxTileTokens;
+  return kernels.many[segment.index] != nullptr ? kMaxTileTokens : kernels.fast_tokens;
 }
 
 // sums[t][0..16) for tokens [first, first + count) and one tile.
@@ -112,9 +114,12 @@ void RunTile(const LinearKernels& kernels, const Segment& segment, int64_t tile,
   } else if (inputs.rounded == nullptr) {
     kernels.exact[segment.index](data, inputs.k, x, inputs.stride, tokens, sums);
   } else {
-    kernels.fast[segment.index][tokens - 1](data, inputs.k,
-                                            inputs.rounded + first * inputs.rounded_stride,
-                                            inputs.rounded_stride, sums);
+    const uint8_t* rounded = inputs.rounded + first * inputs.rounded_stride;
+    if (tokens > kernels.fast_tokens) {
+      kernels.many[segment.index](data, inputs.k, rounded, inputs.rounded_stride, tokens, sums);
+    } else {
+      kernels.fast[segment.index][tokens - 1](data, inputs.k, rounded, inputs.rounded_stride, sums);
+    }
   }
 }
 
@@ -250,6 +255,8 @@ void EmbeddingCpu(const at::Tensor& ids, at::TensorList weights, at::IntArrayRef
 
 const LinearKernels& CurrentLinearKernels() {
   switch (CurrentVariant()) {
+    case Variant::kAmx:
+      return AmxLinearKernels();
     case Variant::kAvx512Vnni:
       return Avx512LinearKernels();
     case Variant::kAvx2:

@@ -27,7 +27,9 @@ struct RoundedRow {
   static int64_t IntSum(int64_t k) { return 4 * (k / kBlock); }
 };
 
-inline constexpr int kMaxTileTokens = 32;  // tokens that `exact` and `floats` take in one call
+inline constexpr int kMaxTileTokens = 128;  // that `exact`, `floats` and `many` take in one call
+// `many` takes tokens by so many: rounded rows are followed by room up to a multiple of it.
+inline constexpr int kManyUnit = 16;
 
 struct LinearKernels {
   // Rounds a row of k (a multiple of 32) elements.
@@ -39,6 +41,11 @@ struct LinearKernels {
                         float* sums);
   Fast fast[kNumWeightTypes][8];  // [type][tokens - 1]
   int fast_tokens;
+
+  // The same, bit for bit, for up to kMaxTileTokens rows. Reads rows, and writes sums, up to the
+  // next multiple of kManyUnit tokens. Null: the instruction set has no faster way.
+  void (*many[kNumWeightTypes])(const uint8_t* tile, int64_t k, const uint8_t* rows, int64_t stride,
+                                int tokens, float* sums);
 
   // The same for float rows, x_stride elements apart, and exact weights.
   void (*exact[kNumWeightTypes])(const uint8_t* tile, int64_t k, const float* x, int64_t x_stride,
@@ -61,5 +68,6 @@ const LinearKernels& CurrentLinearKernels();
 const LinearKernels& PortableLinearKernels();
 const LinearKernels& Avx2LinearKernels();
 const LinearKernels& Avx512LinearKernels();
+const LinearKernels& AmxLinearKernels();
 
 }  // namespace mneme::kernels

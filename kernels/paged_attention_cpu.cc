@@ -77,7 +77,7 @@ constexpr int64_t kMaxPartBytes = int64_t{64} << 20;
 
 const AttentionKernels& Kernels(int64_t head_size) {
   const Variant variant = CurrentVariant();
-  if (variant == Variant::kAvx512Vnni && head_size % Avx512AttentionKernels().lanes == 0) {
+  if (variant >= Variant::kAvx512Vnni && head_size % Avx512AttentionKernels().lanes == 0) {
     return Avx512AttentionKernels();
   }
   return variant == Variant::kPortable ? PortableAttentionKernels() : Avx2AttentionKernels();
