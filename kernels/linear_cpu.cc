@@ -181,6 +181,8 @@ void LinearCpu(const at::Tensor& x, at::TensorList weights, at::IntArrayRef type
         }
         if (accumulate) {
           for (int64_t i = 0; i < width; ++i) to[i] += sum[i];
+        } else if (width == kTileRows) {  // a copy of a size that the compiler knows
+          std::memcpy(to, sum, kTileRows * sizeof(float));
         } else {
           std::memcpy(to, sum, static_cast<size_t>(width) * sizeof(float));
         }

@@ -81,13 +81,13 @@ void AddPanel(const Panel<kType>& panel, int64_t first_block, int64_t num_blocks
   const float* const token_sums = floats.sums + first_block * T::kSubs;
   // Totals are not forwarded from a tile store to a load: whoever reads them waits until the store
   // has reached the cache. So several products are under way.
-  Unroll<0, kAhead>([&]<int i>() {
+  Unroll<0, kAhead>([&]<int i>() __attribute__((always_inline)) {
     if (i < num_products) {
       Multiply<kType, i>(rows + i * kColumns, stride, quants + i * kColumns * 16, totals[i]);
     }
   });
   __m512 sum[kGroup];
-  Unroll<0, kGroup>([&]<int t>() { sum[t] = _mm512_loadu_ps(sums + t * 16); });
+  Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) { sum[t] = _mm512_loadu_ps(sums + t * 16); });
   for (int64_t p = 0; p < num_products; p += kRing) {
     Unroll<0, kRing>([&]<int i>() __attribute__((always_inline)) {
       const int64_t next = p + i + kAhead;
@@ -100,7 +100,7 @@ void AddPanel(const Panel<kType>& panel, int64_t first_block, int64_t num_blocks
       const __m512 scale = _mm512_load_ps(panel.scales[p + i]);
       const float* const scales = token_scales + (p + i) / T::kSubs;
       const float* const block_sums = token_sums + p + i;
-      Unroll<0, kGroup>([&]<int t>() {
+      Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) {
         const __m512 total = _mm512_cvtepi32_ps(_mm512_load_si512(totals[i] + t * 16));
         const __m512 a = _mm512_set1_ps(scales[t * float_stride]);
         sum[t] = _mm512_fmadd_ps(total, _mm512_mul_ps(scale, a), sum[t]);
@@ -111,7 +111,7 @@ void AddPanel(const Panel<kType>& panel, int64_t first_block, int64_t num_blocks
       });
     });
   }
-  Unroll<0, kGroup>([&]<int t>() { _mm512_storeu_ps(sums + t * 16, sum[t]); });
+  Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) { _mm512_storeu_ps(sums + t * 16, sum[t]); });
 }
 
 template <WeightType kType>

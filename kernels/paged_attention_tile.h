@@ -71,7 +71,12 @@ void ScorePage(const uint8_t* keys, int64_t head_size, const float* const* queri
 template <typename S, bool kHalf>
 void ScoreRows(const uint8_t* keys, int64_t head_size, const float* const* queries, int rows,
                float scale, float* scores) {
+  // As many sums as it takes to keep the multipliers busy, and registers to hold them.
+  constexpr int kMost = S::kLanes == 16 ? 8 : 4;
   int r = 0;
+  for (; r + kMost <= rows; r += kMost) {
+    ScorePage<S, kHalf, kMost>(keys, head_size, queries + r, scale, scores + r * kSplitEntries);
+  }
   for (; r + 4 <= rows; r += 4) {
     ScorePage<S, kHalf, 4>(keys, head_size, queries + r, scale, scores + r * kSplitEntries);
   }
@@ -133,6 +138,11 @@ void WeighRows(const uint8_t* const* pages, const uint32_t (*masks)[kSplitPages]
                const float* weights, float* sums) {
   constexpr int kVectors = 32 / S::kLanes;
   int64_t column = 0;
+  if constexpr (S::kLanes == 16) {
+    for (; column + 64 <= head_size; column += 64) {
+      WeighValues<S, kHalf, kRows, 4>(pages, masks, head_size, column, weights, sums);
+    }
+  }
   for (; column + 32 <= head_size; column += 32) {
     WeighValues<S, kHalf, kRows, kVectors>(pages, masks, head_size, column, weights, sums);
   }
@@ -220,6 +230,12 @@ void Attend(const AttentionTile& tile, int64_t split, const AttentionPart& part)
     part.totals[r] = Softmax<S>(masks[r], scores + r * kSplitEntries, &part.maxima[r]);
   }
   int r = 0;
+  if constexpr (S::kLanes == 16) {
+    for (; r + 6 <= rows; r += 6) {
+      WeighRows<S, kHalf, 6>(pages, masks + r, head_size, scores + r * kSplitEntries,
+                             part.sums + r * head_size);
+    }
+  }
   for (; r + 3 <= rows; r += 3) {
     WeighRows<S, kHalf, 3>(pages, masks + r, head_size, scores + r * kSplitEntries,
                            part.sums + r * head_size);
