@@ -96,12 +96,14 @@ void Server::Shutdown(absl::Duration grace) {
   server_->Wait();
 }
 
-absl::Status Process::StartMetrics(const std::string& listen, const metrics::Registry& registry) {
-  if (listen.empty()) return absl::OkStatus();
+absl::StatusOr<std::unique_ptr<metrics::MetricsServer>> Process::StartMetrics(
+    const std::string& listen, const metrics::Registry& registry) {
+  if (listen.empty()) return nullptr;
   ASSIGN_OR_RETURN(
-      metrics_, metrics::MetricsServer::Start(listen, registry, [this] { return ready_.load(); }));
-  AddAddress("metrics", metrics_->address());
-  return absl::OkStatus();
+      std::unique_ptr<metrics::MetricsServer> server,
+      metrics::MetricsServer::Start(listen, registry, [this] { return ready_.load(); }));
+  AddAddress("metrics", server->address());
+  return server;
 }
 
 void Process::AddAddress(absl::string_view name, absl::string_view address) {

@@ -79,8 +79,10 @@ class Server {
 // What ServiceMain hands to a service: its way to say "ready" and to learn that it is to end.
 class Process {
  public:
-  // Serves /metrics and /healthz on `listen`; "" does nothing.
-  absl::Status StartMetrics(const std::string& listen, const metrics::Registry& registry);
+  // Serves /metrics and /healthz on `listen` as long as the result lives, which must end before
+  // `registry` and before this. Null where `listen` is "". Codes as MetricsServer::Start.
+  absl::StatusOr<std::unique_ptr<metrics::MetricsServer>> StartMetrics(
+      const std::string& listen, const metrics::Registry& registry);
 
   // Adds a line of the address file: {"<name>": "host:port"}.
   void AddAddress(absl::string_view name, absl::string_view address);
@@ -98,7 +100,6 @@ class Process {
 
  private:
   std::vector<std::pair<std::string, std::string>> addresses_;
-  std::unique_ptr<metrics::MetricsServer> metrics_;
   std::atomic<bool> ready_{false};
 };
 

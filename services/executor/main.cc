@@ -55,7 +55,8 @@ absl::Status Run(const v1::ExecutorConfig& config, rpc::Process& process) {
                                        .tls_key = config.tls_key()},
                                       {&service}));
   process.AddAddress("grpc", server->address());
-  RETURN_IF_ERROR(process.StartMetrics(config.metrics_listen(), registry));
+  ASSIGN_OR_RETURN(const std::unique_ptr<metrics::MetricsServer> metrics_server,
+                   process.StartMetrics(config.metrics_listen(), registry));
 
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded = LoadedModel::Load(config);
   if (!loaded.ok()) return status::Annotate(loaded.status(), "cannot load the model");

@@ -1,4 +1,6 @@
 // mneme-gateway: the only public door.
+#include <memory>
+
 #include "absl/time/time.h"
 #include "common/clock/clock.h"
 #include "common/metrics/metrics.h"
@@ -16,7 +18,8 @@ absl::Status Run(const v1::GatewayConfig& given, rpc::Process& process) {
   const clock::SystemClock clock;
   ASSIGN_OR_RETURN(const std::unique_ptr<Gateway> gateway,
                    Gateway::Start(config, GatewayTiming(), registry, clock));
-  RETURN_IF_ERROR(process.StartMetrics(config.metrics_listen(), registry));
+  ASSIGN_OR_RETURN(const std::unique_ptr<metrics::MetricsServer> metrics_server,
+                   process.StartMetrics(config.metrics_listen(), registry));
   process.AddAddress("http", gateway->http_address());
   process.AddAddress("grpc", gateway->grpc_server().address());
   RETURN_IF_ERROR(process.ServeUntilSignal(config.address_file(), gateway->grpc_server()));

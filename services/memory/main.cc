@@ -62,7 +62,8 @@ absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
                                        .tls_key = config.tls_key()},
                                       {&service}));
   process.AddAddress("grpc", server->address());
-  RETURN_IF_ERROR(process.StartMetrics(config.metrics_listen(), registry));
+  ASSIGN_OR_RETURN(const std::unique_ptr<metrics::MetricsServer> metrics_server,
+                   process.StartMetrics(config.metrics_listen(), registry));
   RETURN_IF_ERROR(process.ServeUntilSignal(config.address_file(), *server, [&store] {
     return store.CheckReady(absl::Now() + kReadinessTimeout);
   }));

@@ -39,7 +39,8 @@ absl::Status Run(const v1::TokenizerConfig& config, rpc::Process& process) {
                                        .tls_key = config.tls_key()},
                                       {&service}));
   process.AddAddress("grpc", server->address());
-  RETURN_IF_ERROR(process.StartMetrics(config.metrics_listen(), metrics_registry));
+  ASSIGN_OR_RETURN(const std::unique_ptr<metrics::MetricsServer> metrics_server,
+                   process.StartMetrics(config.metrics_listen(), metrics_registry));
   RETURN_IF_ERROR(process.ServeUntilSignal(config.address_file(), *server));
   server->Shutdown(absl::Milliseconds(config.grace_ms() > 0 ? config.grace_ms() : kDefaultGraceMs));
   return absl::OkStatus();
