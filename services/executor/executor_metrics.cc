@@ -22,7 +22,7 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
                                          "Requests and preempted sequences in the queue.")),
       kv_pages_used(registry.AddGauge("mneme_executor_kv_pages_used",
                                       "Key/value pages that sequences refer to.")),
-      kv_pages_total(registry.AddGauge("mneme_executor_kv_pages_total",
+      kv_pages_total(registry.AddGauge("mneme_executor_kv_pages_capacity",
                                        "Key/value pages that the budget allows.")),
       kv_usage_ratio(registry.AddGauge("mneme_executor_kv_usage_ratio",
                                        "Used part of the key/value pages, from 0 to 1.")),

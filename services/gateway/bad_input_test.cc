@@ -1,5 +1,7 @@
 // What clients get wrong, or do on purpose: each refused by name, and the server goes on.
 #include <arpa/inet.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -244,6 +246,31 @@ TEST_F(BadInputTest, GrpcNamesTheFieldAndBoundsTheMessage) {
   EXPECT_EQ(GrpcChat(v1::ChatRequest()).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(GrpcChat(GrpcRequest(std::string(2 << 20, 'x'))).status.error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(GrpcChat(GrpcRequest("hi")).status.ok());
+}
+
+TEST_F(BadInputTest, GrpcRefusesTextThatIsNotUtf8) {
+  Start();
+  // The generated classes would not write such a message, so it is made of its bytes: messages =
+  // {role: "user", content: 0xff}.
+  const std::string bytes = std::string("\x1a\x09\x0a\x04user\x12\x01\xff", 11);
+  EXPECT_FALSE(v1::ChatRequest().ParseFromString(bytes));
+  const grpc::Slice slice(bytes);
+  const grpc::ByteBuffer buffer(&slice, 1);
+  grpc::GenericStub stub(Channel());
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const auto call =
+      stub.PrepareUnaryCall(&context, "/mneme.gateway.v1.ChatService/Chat", buffer, &queue);
+  call->StartCall();
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->Finish(&response, &status, &status);
+  void* tag = nullptr;
+  bool ok = false;
+  ASSERT_TRUE(queue.Next(&tag, &ok));
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(executor_->calls, 0);
   EXPECT_TRUE(GrpcChat(GrpcRequest("hi")).status.ok());
 }
 

@@ -6,6 +6,7 @@
 #include "common/metrics/metrics.h"
 #include "common/rpc/server.h"
 #include "common/status/status_macros.h"
+#include "common/sync/short_turns.h"
 #include "mneme/gateway/v1/config.pb.h"
 #include "services/gateway/gateway.h"
 
@@ -14,6 +15,9 @@ namespace {
 
 absl::Status Run(const v1::GatewayConfig& given, rpc::Process& process) {
   ASSIGN_OR_RETURN(const v1::GatewayConfig config, CompleteConfig(given));
+  // On one machine the executor's threads keep every processor busy. An answer, or a refusal, needs
+  // one for a fraction of a millisecond and would wait for it longer than for all else.
+  sync::AskForShortTurns();
   metrics::Registry registry;
   const clock::SystemClock clock;
   ASSIGN_OR_RETURN(const std::unique_ptr<Gateway> gateway,
