@@ -220,6 +220,24 @@ TEST_F(BadInputTest, ClientThatStopsReadingIsCutOff) {
   close(fd);
 }
 
+TEST_F(BadInputTest, GrpcClientThatStopsReadingIsCutOff) {
+  config_.set_write_timeout_ms(300);
+  Start();
+  v1::ChatRequest request = GrpcRequest("hi");
+  request.mutable_sampling()->set_ignore_eos(true);
+  request.mutable_sampling()->set_logprobs(20);
+  const auto stub = v1::ChatService::NewStub(Channel());
+  grpc::ClientContext context;
+  const auto reader = stub->Chat(&context, request);
+  v1::ChatResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  // The stream fills the flow-control window, then a write takes too long.
+  EXPECT_TRUE(Eventually([&] { return executor_->cancelled == 1; }));
+  while (reader->Read(&event)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 TEST_F(BadInputTest, GarbageOnTheWireIsAnsweredOrClosed) {
   Start();
   const int fd = Connect();

@@ -12,6 +12,7 @@
 #include "services/gateway/authenticator.h"
 #include "services/gateway/grpc_front.h"
 #include "services/gateway/http_front.h"
+#include "services/gateway/write_watch.h"
 
 namespace mneme::gateway {
 namespace {
@@ -78,7 +79,8 @@ struct Gateway::Parts {
         authenticator(keys.get(), config.default_limits()),
         access_log(metrics),
         edge(authenticator, metrics, access_log),
-        chat_service(core, edge),
+        write_watch(absl::Milliseconds(config.write_timeout_ms())),
+        chat_service(core, edge, write_watch),
         session_service(directory, edge),
         model_service(core, edge),
         http_front(core, directory, authenticator, access_log) {}
@@ -95,6 +97,7 @@ struct Gateway::Parts {
   Authenticator authenticator;
   AccessLog access_log;
   GrpcEdge edge;
+  WriteWatch write_watch;
   ChatServiceImpl chat_service;
   SessionServiceImpl session_service;
   ModelServiceImpl model_service;

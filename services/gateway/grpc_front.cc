@@ -20,9 +20,13 @@ namespace iv1 = inference::v1;
 template <typename Response, typename Wrap>
 class GrpcSink final : public AnswerSink {
  public:
-  GrpcSink(grpc::ServerWriter<Response>* writer, const grpc::ServerContext& context, std::string id,
-           Wrap wrap)
-      : writer_(writer), context_(context), id_(std::move(id)), wrap_(wrap) {}
+  GrpcSink(grpc::ServerWriter<Response>* writer, grpc::ServerContext& context, WriteWatch& watch,
+           std::string id, Wrap wrap)
+      : writer_(writer),
+        context_(context),
+        watched_(watch, context),
+        id_(std::move(id)),
+        wrap_(wrap) {}
 
   void OnStarted(const Started& started) override {
     vocabulary_ = started.vocabulary;
@@ -56,11 +60,13 @@ class GrpcSink final : public AnswerSink {
   }
   bool Flush() override {
     bool ok = true;
+    watched_.Begin();
     for (size_t i = 0; i < pending_.size() && ok; ++i) {
       // No buffer hint: a synchronous Write would wait for the buffer to be sent, which only the
       // next write, or a keepalive ping 20 s later, does.
       ok = writer_->Write(pending_[i]);
     }
+    watched_.End();
     pending_.clear();
     return ok && !context_.IsCancelled();
   }
@@ -90,6 +96,7 @@ class GrpcSink final : public AnswerSink {
 
   grpc::ServerWriter<Response>* const writer_;
   const grpc::ServerContext& context_;
+  WriteWatch::Stream watched_;
   const std::string id_;
   const Wrap wrap_;
   const Vocabulary* vocabulary_ = nullptr;
@@ -149,7 +156,7 @@ grpc::Status ChatServiceImpl::Chat(grpc::ServerContext* context, const v1::ChatR
   if (status.ok()) {
     const auto wrap = [](v1::ChatResponse& response) -> v1::ChatResponse& { return response; };
     GrpcSink<v1::ChatResponse, decltype(wrap)> sink(
-        writer, *context, absl::StrCat("chatcmpl-", trace::RandomHex(24)), wrap);
+        writer, *context, watch_, absl::StrCat("chatcmpl-", trace::RandomHex(24)), wrap);
     status = RunTurn(core_.StartChat(*request, std::move(caller)), sink, &record);
   }
   return edge_.End(status, &record);
@@ -176,7 +183,7 @@ grpc::Status ChatServiceImpl::Complete(grpc::ServerContext* context,
       return *response.mutable_event();
     };
     GrpcSink<v1::CompleteResponse, decltype(wrap)> sink(
-        writer, *context, absl::StrCat("cmpl-", trace::RandomHex(24)), wrap);
+        writer, *context, watch_, absl::StrCat("cmpl-", trace::RandomHex(24)), wrap);
     status =
         RunTurn(core_.StartCompletion(std::move(completion), std::move(caller)), sink, &record);
   }

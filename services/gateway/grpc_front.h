@@ -15,6 +15,7 @@
 #include "services/gateway/authenticator.h"
 #include "services/gateway/chat_core.h"
 #include "services/gateway/session_directory.h"
+#include "services/gateway/write_watch.h"
 
 namespace mneme::gateway {
 
@@ -39,8 +40,9 @@ class GrpcEdge {
 // Thread-safe.
 class ChatServiceImpl final : public v1::ChatService::Service {
  public:
-  // Both must outlive the service.
-  ChatServiceImpl(ChatCore& core, const GrpcEdge& edge) : core_(core), edge_(edge) {}
+  // All must outlive the service.
+  ChatServiceImpl(ChatCore& core, const GrpcEdge& edge, WriteWatch& watch)
+      : core_(core), edge_(edge), watch_(watch) {}
 
   grpc::Status Chat(grpc::ServerContext* context, const v1::ChatRequest* request,
                     grpc::ServerWriter<v1::ChatResponse>* writer) override;
@@ -50,6 +52,7 @@ class ChatServiceImpl final : public v1::ChatService::Service {
  private:
   ChatCore& core_;
   const GrpcEdge& edge_;
+  WriteWatch& watch_;
 };
 
 // Thread-safe.
