@@ -8,7 +8,7 @@ export MNEME_CACHE ?= $(HOME)/.cache/mneme
 export MNEME_GOLDEN ?= $(abspath $(CURDIR)/../shared/golden)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build chat test lint bench asan tsan clean
+.PHONY: help setup build chat test soak lint bench asan tsan clean
 
 help: ## Shows this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -26,6 +26,10 @@ chat: build ## Starts Mneme and chats with the default model in this terminal
 test: build ## Builds and runs all tests
 	@deploy/setup.sh --test
 	@ctest --preset $(PRESET) --parallel 2 --progress
+
+soak: build ## Runs conversations under random kills, twenty seeds (`make test` runs three)
+	@deploy/setup.sh --test
+	@MNEME_SOAK_SEEDS=20 MNEME_BIN=$(abspath $(BUILD))/bin $(BUILD)/bin/soak_test
 
 lint: ## Checks formats and lint rules (clang-format, clang-tidy on changed files, buf, cargo)
 	@deploy/setup.sh --lint

@@ -56,7 +56,7 @@ struct SupervisorOptions {
   absl::Duration start_timeout = absl::Minutes(10);
   absl::Duration first_backoff = absl::Milliseconds(50);  // doubled with each death in a row
   absl::Duration longest_backoff = absl::Seconds(10);
-  absl::Duration stable_after = absl::Seconds(30);  // ready for so long: back-off starts anew
+  absl::Duration stable_after = absl::Seconds(5);  // ready for so long: back-off starts anew
   absl::Duration health_interval = absl::Seconds(1);
   absl::Duration health_timeout = absl::Seconds(5);
   // A service that has not answered at all for so long hangs: it is killed and started again.
