@@ -11,9 +11,11 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
@@ -48,6 +50,22 @@ std::string AnswerToPing(int port) {
   return answer;
 }
 
+std::string ConfigOf(const RedisServerOptions& options, int port, const std::string& folder) {
+  std::string config = absl::StrCat("bind 127.0.0.1\ndir ", folder, "\nlogfile redis.log\n");
+  if (options.tls.has_value()) {
+    absl::StrAppend(&config, "port 0\ntls-port ", port, "\ntls-ca-cert-file ", options.tls->ca_file,
+                    "\ntls-cert-file ", options.tls->certificate, "\ntls-key-file ",
+                    options.tls->key, "\ntls-auth-clients ",
+                    options.tls->wants_client_certificate ? "yes" : "no", "\n");
+  } else {
+    absl::StrAppend(&config, "port ", port, "\n");
+  }
+  if (options.is_sentinel) return config;
+  absl::StrAppend(&config, "save \"\"\nappendonly yes\nappendfsync ", options.append_fsync, "\n");
+  if (!options.password.empty()) absl::StrAppend(&config, "requirepass ", options.password, "\n");
+  return config;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RedisServer>> RedisServer::Start(const RedisServerOptions& options) {
@@ -57,10 +75,9 @@ absl::StatusOr<std::unique_ptr<RedisServer>> RedisServer::Start(const RedisServe
     std::unique_ptr<RedisServer> server(new RedisServer);
     ASSIGN_OR_RETURN(server->port_, FreePort());
     server->address_ = absl::StrCat("127.0.0.1:", server->port_);
-    std::string config = absl::StrCat(
-        "bind 127.0.0.1\nport ", server->port_, "\ndir ", server->folder(),
-        "\nlogfile redis.log\nsave \"\"\nappendonly yes\nappendfsync ", options.append_fsync, "\n");
-    if (!options.password.empty()) absl::StrAppend(&config, "requirepass ", options.password, "\n");
+    server->has_tls_ = options.tls.has_value();
+    server->is_sentinel_ = options.is_sentinel;
+    std::string config = ConfigOf(options, server->port_, server->folder());
     absl::StrAppend(&config, absl::StrJoin(options.config_lines, "\n"), "\n");
     RETURN_IF_ERROR(
         config::WriteFileAtomically(server->folder_.File("redis.conf"), config, /*mode=*/0600));
@@ -99,7 +116,10 @@ void RedisServer::End(int signal) {
 
 absl::Status RedisServer::Launch() {
   const std::string config_path = folder_.File("redis.conf");
-  const char* const arguments[] = {MNEME_REDIS_SERVER, config_path.c_str(), nullptr};
+  const char* const arguments[] = {MNEME_REDIS_SERVER, config_path.c_str(),
+                                   is_sentinel_ ? "--sentinel" : nullptr, nullptr};
+  // What an earlier run said is not taken for this one's.
+  std::remove(folder_.File("redis.log").c_str());
   const pid_t parent = getpid();
   pid_ = fork();
   if (pid_ < 0) return absl::InternalError(absl::StrCat("cannot fork: ", std::strerror(errno)));
@@ -121,6 +141,16 @@ absl::Status RedisServer::Launch() {
   return WaitUntilLoaded();
 }
 
+bool RedisServer::HasLoaded() const {
+  if (has_tls_) {
+    return absl::StrContains(config::ReadFile(folder_.File("redis.log")).value_or(""),
+                             "Ready to accept connections");
+  }
+  // A server with a password answers NOAUTH, one that still reads its file LOADING.
+  const std::string answer = AnswerToPing(port_);
+  return absl::StartsWith(answer, "+PONG") || absl::StartsWith(answer, "-NOAUTH");
+}
+
 absl::Status RedisServer::WaitUntilLoaded() {
   const absl::Time deadline = absl::Now() + absl::Seconds(30);
   while (absl::Now() < deadline) {
@@ -130,9 +160,7 @@ absl::Status RedisServer::WaitUntilLoaded() {
           absl::StrCat("redis-server ended at once: ",
                        config::ReadFile(folder_.File("redis.log")).value_or("it left no log")));
     }
-    // A server with a password answers NOAUTH, one that still reads its file LOADING.
-    const std::string answer = AnswerToPing(port_);
-    if (answer.rfind("+PONG", 0) == 0 || answer.rfind("-NOAUTH", 0) == 0) return absl::OkStatus();
+    if (HasLoaded()) return absl::OkStatus();
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   Kill();
