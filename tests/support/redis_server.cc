@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
@@ -30,8 +31,19 @@ namespace {
 
 constexpr int kStartAttempts = 5;
 
-// Returns the first bytes that the server on `port` answers to PING, "" if there is none.
-std::string AnswerToPing(int port) {
+// Returns how long the reply is that `answer` begins with, 0 while that cannot be known.
+size_t ReplySize(absl::string_view answer) {
+  const size_t line = answer.find("\r\n");
+  if (line == absl::string_view::npos) return 0;
+  int64_t bulk = 0;
+  if (answer[0] != '$' || !absl::SimpleAtoi(answer.substr(1, line - 1), &bulk) || bulk < 0) {
+    return line + 2;
+  }
+  return line + 2 + static_cast<size_t>(bulk) + 2;
+}
+
+// Returns what the server on `port` answers to a line, as it came; "" if there is no answer.
+std::string AnswerTo(absl::string_view line, int port) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const timeval timeout{.tv_sec = 1, .tv_usec = 0};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
@@ -39,12 +51,17 @@ std::string AnswerToPing(int port) {
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const std::string request = absl::StrCat(line, "\r\n");
   std::string answer;
   if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
-      send(fd, "PING\r\n", 6, MSG_NOSIGNAL) == 6) {
-    char buffer[128];
-    const ssize_t count = recv(fd, buffer, sizeof(buffer), 0);
-    if (count > 0) answer.assign(buffer, count);
+      send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(request.size())) {
+    while (ReplySize(answer) == 0 || answer.size() < ReplySize(answer)) {
+      char buffer[4096];
+      const ssize_t count = recv(fd, buffer, sizeof(buffer), 0);
+      if (count <= 0) break;
+      answer.append(buffer, count);
+    }
   }
   close(fd);
   return answer;
@@ -88,6 +105,8 @@ absl::StatusOr<std::unique_ptr<RedisServer>> RedisServer::Start(const RedisServe
 }
 
 RedisServer::~RedisServer() { Kill(); }
+
+std::string RedisServer::Ask(absl::string_view line) const { return AnswerTo(line, port_); }
 
 void RedisServer::Stop() { End(SIGTERM); }
 
@@ -147,7 +166,7 @@ bool RedisServer::HasLoaded() const {
                              "Ready to accept connections");
   }
   // A server with a password answers NOAUTH, one that still reads its file LOADING.
-  const std::string answer = AnswerToPing(port_);
+  const std::string answer = AnswerTo("PING", port_);
   return absl::StartsWith(answer, "+PONG") || absl::StartsWith(answer, "-NOAUTH");
 }
 

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "tests/support/temp_folder.h"
 
 namespace mneme::testing {
@@ -51,6 +52,10 @@ class RedisServer {
   int port() const { return port_; }
   // Where it keeps its data and log.
   const std::string& folder() const { return folder_.path(); }
+
+  // Returns what it answers to a command in one line, as it came ("+OK\r\n"); "" if it does not
+  // within a second. Not with TLS or a password.
+  std::string Ask(absl::string_view line) const;
 
   // Ends the server as an operator would (SIGTERM) and waits for it.
   void Stop();
