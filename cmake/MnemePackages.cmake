@@ -24,7 +24,6 @@ find_package(nlohmann_json CONFIG REQUIRED)
 find_package(OpenSSL REQUIRED)
 # Without the macros of its pkg-config file cpp-httplib links and then crashes.
 pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib)
-pkg_check_modules(hiredis REQUIRED IMPORTED_TARGET hiredis)
 pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
 find_library(PROMETHEUS_CORE prometheus-cpp-core REQUIRED)
 add_library(mneme_prometheus INTERFACE)

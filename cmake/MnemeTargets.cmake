@@ -1,5 +1,5 @@
 # The four kinds of target. Each folder has one library; the arguments say everything it has:
-#   mneme_library(NAME redis SOURCES a.cc b.cc HEADERS a.h b.h DEPS mneme::status hiredis)
+#   mneme_library(NAME redis SOURCES a.cc b.cc HEADERS a.h b.h DEPS mneme::status OpenSSL::SSL)
 # makes mneme_redis and its alias mneme::redis.
 set(MNEME_ARGS SOURCES HEADERS DEPS)
 

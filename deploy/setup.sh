@@ -26,7 +26,7 @@ step() { step_name=$1; }
 readonly build_packages=(
   build-essential cmake ninja-build pkg-config ccache mold git curl unzip ca-certificates python3
   python3-pip libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
-  libabsl-dev libhiredis-dev libgtest-dev libgmock-dev libbenchmark-dev libcpp-httplib-dev
+  libabsl-dev libgtest-dev libgmock-dev libbenchmark-dev libcpp-httplib-dev
   nlohmann-json3-dev prometheus-cpp-dev libssl-dev libzstd-dev
   zlib1g-dev redis-server redis-tools procps
 )

@@ -1,23 +1,23 @@
-// Redis for this project's services: pooled connections, deadlines, pipelines, scripts and errors
-// as Status. Start here; hiredis is seen by connection.cc and reply.cc only.
+// Redis for this project's services: pooled connections, TLS, deadlines, pipelines, scripts and
+// errors as Status; one server, a Redis Cluster, or the master that Sentinels name. Start here.
 //
 //   redis::Client client({.address = "127.0.0.1:6379"});
 //   ASSIGN_OR_RETURN(redis::Reply reply, client.Run({"GET", key}, deadline));
 //
-// The client decides which server runs a command; Node is one server and Socket one transport. It
-// knows one server now; several (Cluster) or a changing one (Sentinel) are more Nodes behind it.
+// Client -> Topology (which servers) -> Node (one server's pool) -> Connection -> Transport.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "common/redis/connection.h"
-#include "common/redis/node.h"
+#include "common/redis/command.h"
+#include "common/redis/options.h"
 #include "common/redis/reply.h"
+#include "common/redis/topology.h"
 
 namespace mneme::redis {
 
@@ -36,31 +36,50 @@ class Script {
 
 // Thread-safe. Does not connect before the first call. Every call ends by its deadline and within
 // command_timeout. UNAVAILABLE: the server cannot be reached or lost the connection, in which case
-// the command may have run. DEADLINE_EXCEEDED: the caller's own deadline came first. Errors that
-// Redis answers: see StatusOfError.
+// the command may have run. DEADLINE_EXCEEDED: the caller's own deadline came first.
+// FAILED_PRECONDITION: the settings do not fit the server. Errors that Redis answers: see
+// StatusOfError.
+//
+// With Cluster and Sentinels a call finds the present masters by itself, and goes on trying for as
+// long as it may and the command has certainly not run (see Dispatcher).
 class Client {
  public:
-  explicit Client(Options options) : node_(std::move(options)) {}
+  explicit Client(Options options);
 
   absl::StatusOr<Reply> Run(const Command& command, absl::Time deadline = absl::InfiniteFuture());
 
-  // Sends all commands at once. Error replies stay in the list: look at Reply::status().
+  // Sends all commands at once and returns their replies in the same order. Error replies stay in
+  // the list: look at Reply::status(). In a Cluster the commands may be for different hash slots;
+  // those of one slot run in their order, except while that slot moves from server to server.
   absl::StatusOr<std::vector<Reply>> RunPipeline(const std::vector<Command>& commands,
                                                  absl::Time deadline = absl::InfiniteFuture());
 
-  // Runs a script by name, and by its source where the server does not know it. All keys must be of
-  // one hash slot.
+  // Runs a script by name, and by its source where the server does not know it. INVALID_ARGUMENT:
+  // the keys are not of one hash slot, be it a Cluster or not.
   absl::StatusOr<Reply> Eval(const Script& script, const std::vector<std::string>& keys,
-                             const std::vector<std::string>& arguments,
+                             const std::vector<Argument>& arguments,
                              absl::Time deadline = absl::InfiniteFuture());
 
-  // Returns whether the server answers and takes commands.
+  // Returns whether the server answers and takes commands; whether all parts of a Cluster do.
   absl::Status Ping(absl::Time deadline = absl::InfiniteFuture());
 
-  const std::string& address() const { return node_.options().address; }
+  // For what concerns every server's own keys (SCAN, FLUSHALL, CONFIG): Run refuses these in a
+  // Cluster with INVALID_ARGUMENT. Returns the addresses of all masters, one without a Cluster.
+  absl::StatusOr<std::vector<std::string>> Masters(absl::Time deadline = absl::InfiniteFuture());
+  // Runs a command on one of Masters(). NOT_FOUND: that is no longer one.
+  absl::StatusOr<Reply> RunOn(const std::string& master, const Command& command,
+                              absl::Time deadline = absl::InfiniteFuture());
+  // Runs a command on one master after the other and returns the replies in the order of Masters().
+  // Ends at the first error.
+  absl::StatusOr<std::vector<Reply>> RunOnEveryMaster(const Command& command,
+                                                      absl::Time deadline = absl::InfiniteFuture());
+
+  // What the client was told, for messages: "host:port", or several with commas.
+  const std::string& address() const { return address_; }
 
  private:
-  Node node_;
+  const std::string address_;
+  const std::unique_ptr<Topology> topology_;
 };
 
 }  // namespace mneme::redis

@@ -1,32 +1,16 @@
 #include "common/redis/connection.h"
 
-#include <hiredis/hiredis.h>
-
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/redis/encoding.h"
+#include "common/redis/socket.h"
+#include "common/redis/tls_socket.h"
 #include "common/status/status_macros.h"
 
 namespace mneme::redis {
 namespace {
-
-constexpr size_t kReadBytes = 64 << 10;
-
-struct ReplyDeleter {
-  void operator()(redisReply* reply) const { freeReplyObject(reply); }
-};
-
-std::string Encode(const std::vector<Command>& commands) {
-  std::string bytes;
-  for (const Command& command : commands) {
-    absl::StrAppend(&bytes, "*", command.size(), "\r\n");
-    for (const std::string& argument : command) {
-      absl::StrAppend(&bytes, "$", argument.size(), "\r\n", argument, "\r\n");
-    }
-  }
-  return bytes;
-}
 
 absl::Status Unreachable(const absl::Status& status, const std::string& address) {
   if (status.code() != absl::StatusCode::kUnavailable &&
@@ -38,25 +22,38 @@ absl::Status Unreachable(const absl::Status& status, const std::string& address)
                                    address, ": ", status.message()));
 }
 
+absl::StatusOr<std::unique_ptr<Transport>> OpenTransport(const Options& options,
+                                                         absl::Time deadline) {
+  ASSIGN_OR_RETURN(Socket socket, Socket::Connect(options.address, deadline));
+  if (!options.tls.enabled) return std::make_unique<Socket>(std::move(socket));
+  ASSIGN_OR_RETURN(const HostPort parts, SplitAddress(options.address));
+  absl::StatusOr<std::unique_ptr<TlsSocket>> encrypted =
+      TlsSocket::Connect(std::move(socket), options.tls, parts.host, deadline);
+  if (!absl::IsDeadlineExceeded(encrypted.status())) return encrypted;
+  return absl::DeadlineExceededError(
+      "no answer to the TLS handshake: if TLS is not what it speaks there, leave redis.tls out or "
+      "give Redis' tls-port");
+}
+
+bool IsReplica(const Reply& role) {
+  return !role.elements().empty() && role.elements()[0].text() != "master";
+}
+
 }  // namespace
 
-void Connection::ReaderDeleter::operator()(redisReader* reader) const { redisReaderFree(reader); }
-
-absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Options& options,
+absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Options& options, Role role,
                                                              absl::Time deadline) {
-  absl::StatusOr<Socket> socket = Socket::Connect(options.address, deadline);
-  if (!socket.ok()) return Unreachable(socket.status(), options.address);
-  std::unique_ptr<Connection> connection(new Connection(*std::move(socket), options.address));
-  RETURN_IF_ERROR(connection->LogIn(options, deadline));
+  absl::StatusOr<std::unique_ptr<Transport>> transport = OpenTransport(options, deadline);
+  if (!transport.ok()) return Unreachable(transport.status(), options.address);
+  std::unique_ptr<Connection> connection(new Connection(*std::move(transport), options.address));
+  RETURN_IF_ERROR(connection->LogIn(options, role, deadline));
   return connection;
 }
 
-Connection::Connection(Socket socket, std::string address)
-    : socket_(std::move(socket)), address_(std::move(address)), reader_(redisReaderCreate()) {}
+Connection::Connection(std::unique_ptr<Transport> transport, const std::string& address)
+    : address_(address), transport_(std::move(transport)), reader_(*transport_, address) {}
 
-Connection::~Connection() = default;
-
-absl::Status Connection::LogIn(const Options& options, absl::Time deadline) {
+absl::Status Connection::LogIn(const Options& options, Role role, absl::Time deadline) {
   std::vector<Command> commands;
   if (!options.username.empty()) {
     commands.push_back({"AUTH", options.username, options.password});
@@ -64,44 +61,50 @@ absl::Status Connection::LogIn(const Options& options, absl::Time deadline) {
     commands.push_back({"AUTH", options.password});
   }
   if (options.database != 0) commands.push_back({"SELECT", absl::StrCat(options.database)});
+  if (role == Role::kMaster) commands.push_back({"ROLE"});
   commands.push_back({"PING"});
   absl::StatusOr<std::vector<Reply>> replies = Run(commands, deadline);
-  if (!replies.ok()) return Unreachable(replies.status(), address_);
-  for (const Reply& reply : *replies) {
-    // A user without the right to PING is logged in all the same.
-    if (&reply == &replies->back() && absl::StartsWith(reply.text(), "NOPERM ")) break;
+  if (!replies.ok()) {
+    absl::Status status = replies.status();
+    if (absl::IsUnavailable(status) && !options.tls.enabled) {
+      status = absl::UnavailableError(
+          absl::StrCat(status.message(), " (if it speaks TLS only, set redis.tls)"));
+    }
+    return Unreachable(status, address_);
+  }
+  for (size_t i = 0; i < replies->size(); ++i) {
+    const Reply& reply = (*replies)[i];
+    const absl::string_view name = commands[i][0].bytes();
+    // A user without the right to ask is logged in all the same.
+    const bool is_question = name == "PING" || name == "ROLE";
+    if (is_question && absl::StartsWith(reply.text(), "NOPERM ")) continue;
     RETURN_IF_ERROR(reply.status());
+    if (name == "ROLE" && IsReplica(reply)) {
+      return absl::UnavailableError(absl::StrCat("this Redis is a replica: ", address_));
+    }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<Reply>> Connection::Run(const std::vector<Command>& commands,
+absl::StatusOr<std::vector<Reply>> Connection::Run(absl::Span<const Command> commands,
                                                    absl::Time deadline) {
-  RETURN_IF_ERROR(socket_.Write(Encode(commands), deadline));
+  RETURN_IF_ERROR(Send(commands, deadline));
+  return Receive(commands.size(), deadline);
+}
+
+absl::Status Connection::Send(absl::Span<const Command> commands, absl::Time deadline) {
+  const Encoding encoding(commands);
+  return transport_->Write(encoding.pieces(), deadline);
+}
+
+absl::StatusOr<std::vector<Reply>> Connection::Receive(size_t num_replies, absl::Time deadline) {
   std::vector<Reply> replies;
-  replies.reserve(commands.size());
-  while (replies.size() < commands.size()) {
-    ASSIGN_OR_RETURN(Reply reply, ReadReply(deadline));
+  replies.reserve(num_replies);
+  while (replies.size() < num_replies) {
+    ASSIGN_OR_RETURN(Reply reply, reader_.Read(deadline));
     replies.push_back(std::move(reply));
   }
   return replies;
-}
-
-absl::StatusOr<Reply> Connection::ReadReply(absl::Time deadline) {
-  char buffer[kReadBytes];
-  while (true) {
-    void* parsed = nullptr;
-    if (redisReaderGetReply(reader_.get(), &parsed) != REDIS_OK) {
-      return absl::UnavailableError(
-          absl::StrCat("what answers is no Redis server: ", absl::string_view(reader_->errstr)));
-    }
-    if (parsed != nullptr) {
-      const std::unique_ptr<redisReply, ReplyDeleter> reply(static_cast<redisReply*>(parsed));
-      return Reply(*reply, address_);
-    }
-    ASSIGN_OR_RETURN(const size_t count, socket_.Read(buffer, sizeof(buffer), deadline));
-    redisReaderFeed(reader_.get(), buffer, count);
-  }
 }
 
 }  // namespace mneme::redis

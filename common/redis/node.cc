@@ -23,30 +23,58 @@ bool IsTimeout(const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Reply>> Node::Run(const std::vector<Command>& commands,
+absl::StatusOr<std::vector<Reply>> Node::Run(absl::Span<const Command> commands,
                                              absl::Time deadline) {
+  ASSIGN_OR_RETURN(Exchange exchange, Begin(deadline));
+  RETURN_IF_ERROR(exchange.Send(commands));
+  return exchange.Receive();
+}
+
+absl::StatusOr<Node::Exchange> Node::Begin(absl::Time deadline) {
   const absl::Time own_limit = absl::Now() + options_.command_timeout;
   const absl::Time limit = std::min(deadline, own_limit);
   const bool limit_is_callers = deadline < own_limit;
   ASSIGN_OR_RETURN(ConnectionPtr connection, Take(limit, limit_is_callers));
-  const absl::Time start = absl::Now();
-  absl::StatusOr<std::vector<Reply>> replies = connection->Run(commands, limit);
-  if (replies.ok()) {
-    GiveBack(std::move(connection));
-    return replies;
+  return Exchange(*this, std::move(connection), limit, limit_is_callers);
+}
+
+Node::Exchange::~Exchange() {
+  if (connection_ == nullptr) return;
+  if (num_sent_ == 0) {
+    node_->GiveBack(std::move(connection_));
+  } else {
+    node_->Drop(absl::OkStatus(), /*server_is_down=*/false, /*is_probe=*/false);
   }
-  if (IsTimeout(replies.status())) {
+}
+
+absl::Status Node::Exchange::Send(absl::Span<const Command> commands) {
+  start_ = absl::Now();
+  num_sent_ += commands.size();
+  const absl::Status status = connection_->Send(commands, limit_);
+  return status.ok() ? status : Fail(status);
+}
+
+absl::StatusOr<std::vector<Reply>> Node::Exchange::Receive() {
+  absl::StatusOr<std::vector<Reply>> replies = connection_->Receive(num_sent_, limit_);
+  if (!replies.ok()) return Fail(replies.status());
+  node_->GiveBack(std::move(connection_));
+  return replies;
+}
+
+absl::Status Node::Exchange::Fail(const absl::Status& error) {
+  connection_.reset();
+  if (IsTimeout(error)) {
     // A caller in a hurry says nothing about the server; a long silence does.
-    const absl::Status status = Timeout(limit_is_callers);
-    Drop(absl::UnavailableError(status.message()), absl::Now() - start >= options_.connect_timeout,
-         /*is_probe=*/false);
+    const absl::Status status = node_->Timeout(limit_is_callers_);
+    node_->Drop(absl::UnavailableError(status.message()),
+                absl::Now() - start_ >= node_->options_.connect_timeout, /*is_probe=*/false);
     return status;
   }
   const absl::Status status = absl::UnavailableError(
-      absl::StrCat("the connection to Redis broke, the command may have run: ", options_.address,
-                   ": ", replies.status().message()));
+      absl::StrCat("the connection to Redis broke, the command may have run: ", node_->address(),
+                   ": ", error.message()));
   // The server may just have closed this connection: the next call finds out.
-  Drop(status, /*server_is_down=*/false, /*is_probe=*/false);
+  node_->Drop(status, /*server_is_down=*/false, /*is_probe=*/false);
   return status;
 }
 
@@ -54,7 +82,8 @@ absl::StatusOr<Node::ConnectionPtr> Node::Take(absl::Time limit, bool limit_is_c
   ASSIGN_OR_RETURN(Place place, TakePlace(limit, limit_is_callers));
   if (place.connection != nullptr) return std::move(place.connection);
   const absl::Time connect_limit = absl::Now() + options_.connect_timeout;
-  absl::StatusOr<ConnectionPtr> opened = Connection::Open(options_, std::min(limit, connect_limit));
+  absl::StatusOr<ConnectionPtr> opened =
+      Connection::Open(options_, role_, std::min(limit, connect_limit));
   if (!opened.ok()) {
     const bool in_a_hurry = IsTimeout(opened.status()) && limit < connect_limit;
     absl::Status status = opened.status();

@@ -1,13 +1,19 @@
 // One Redis server: a pool of connections to it and the knowledge whether it answers.
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/redis/command.h"
 #include "common/redis/connection.h"
+#include "common/redis/options.h"
 #include "common/redis/reply.h"
 #include "common/sync/mutex.h"
 
@@ -22,12 +28,20 @@ namespace mneme::redis {
 // others go on failing at once.
 class Node {
  public:
-  explicit Node(Options options) : options_(std::move(options)) {}
+  class Exchange;
+
+  // With Role::kMaster a server that has become a replica counts as one that cannot be reached.
+  explicit Node(Options options, Role role = Role::kAny)
+      : options_(std::move(options)), role_(role) {}
 
   // Runs commands as one pipeline. The call ends by `deadline` and within command_timeout.
-  absl::StatusOr<std::vector<Reply>> Run(const std::vector<Command>& commands, absl::Time deadline);
+  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands, absl::Time deadline);
 
-  const Options& options() const { return options_; }
+  // The first part of Run, for who talks to several servers at once. An error means that no command
+  // was sent, here or elsewhere.
+  absl::StatusOr<Exchange> Begin(absl::Time deadline);
+
+  const std::string& address() const { return options_.address; }
 
  private:
   using ConnectionPtr = std::unique_ptr<Connection>;
@@ -46,6 +60,7 @@ class Node {
   absl::Status Timeout(bool limit_is_callers) const;
 
   const Options options_;
+  const Role role_;
   sync::Mutex mutex_;
   sync::CondVar changed_;
   std::vector<ConnectionPtr> idle_ ABSL_GUARDED_BY(mutex_);
@@ -55,6 +70,38 @@ class Node {
   absl::Status last_error_ ABSL_GUARDED_BY(mutex_);
   absl::Time retry_at_ ABSL_GUARDED_BY(mutex_);
   bool is_probing_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// A connection on loan for one pipeline. Must not outlive its node.
+class Node::Exchange {
+ public:
+  Exchange(Exchange&& other) noexcept = default;
+  Exchange& operator=(Exchange&&) = delete;
+  // Closes the connection if it still owes replies.
+  ~Exchange();
+
+  // After an error the commands may have run. `commands` may go once this has returned.
+  absl::Status Send(absl::Span<const Command> commands);
+  // Returns the replies to what was sent. After an error the commands may have run.
+  absl::StatusOr<std::vector<Reply>> Receive();
+  // Returns whether the replies can still be received.
+  bool is_open() const { return connection_ != nullptr; }
+
+ private:
+  friend class Node;
+  Exchange(Node& node, ConnectionPtr connection, absl::Time limit, bool limit_is_callers)
+      : node_(&node),
+        connection_(std::move(connection)),
+        limit_(limit),
+        limit_is_callers_(limit_is_callers) {}
+  absl::Status Fail(const absl::Status& status);
+
+  Node* node_;
+  ConnectionPtr connection_;  // null: given back
+  absl::Time limit_;
+  bool limit_is_callers_;
+  absl::Time start_;
+  size_t num_sent_ = 0;
 };
 
 }  // namespace mneme::redis

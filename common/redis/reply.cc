@@ -1,7 +1,5 @@
 #include "common/redis/reply.h"
 
-#include <hiredis/hiredis.h>
-
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -24,7 +22,8 @@ constexpr KnownError kKnownErrors[] = {
      "Redis has used up its maxmemory: raise it or delete sessions"},
     {"LOADING ", kUnavailable, "Redis is still loading its data: try again"},
     {"READONLY ", kUnavailable,
-     "this Redis is a read-only replica: point redis.address at the master"},
+     "this Redis is a read-only replica: point redis.address at the master, or let Sentinels find "
+     "it: redis.mode"},
     {"MASTERDOWN ", kUnavailable, "this Redis replica has lost its master"},
     {"NOREPLICAS ", kUnavailable, "Redis has too few replicas to accept writes"},
     {"CLUSTERDOWN ", kUnavailable, "the Redis cluster is down"},
@@ -33,7 +32,15 @@ constexpr KnownError kKnownErrors[] = {
     {"MISCONF ", kUnavailable,
      "Redis cannot write to its disk and refuses writes: free disk space"},
     {"MOVED ", kFailedPrecondition,
-     "redis.address is a node of a Redis Cluster: give a single server"},
+     "redis.address is a node of a Redis Cluster: set redis.mode to REDIS_MODE_CLUSTER"},
+    {"ASK ", kFailedPrecondition,
+     "redis.address is a node of a Redis Cluster: set redis.mode to REDIS_MODE_CLUSTER"},
+    {"CROSSSLOT ", absl::StatusCode::kInvalidArgument,
+     "the keys of a command are in different hash slots"},
+    {"ERR This instance has cluster support disabled", kFailedPrecondition,
+     "this Redis is no node of a Redis Cluster: leave redis.mode out"},
+    {"ERR SELECT is not allowed in cluster mode", kFailedPrecondition,
+     "a Redis Cluster has one database: leave redis.database out"},
     {"WRONGPASS ", kFailedPrecondition,
      "Redis refused the login: check redis.username and redis.password_file"},
     {"NOAUTH ", kFailedPrecondition, "Redis wants a password: set redis.password_file"},
@@ -60,32 +67,33 @@ absl::Status StatusOfError(absl::string_view error, absl::string_view address) {
       absl::StrCat("Redis refused a command: ", without_arguments, ": ", address));
 }
 
-Reply::Reply(const redisReply& reply, absl::string_view address) {
-  switch (reply.type) {
-    case REDIS_REPLY_INTEGER:
-      kind_ = Kind::kInteger;
-      integer_ = reply.integer;
-      break;
-    case REDIS_REPLY_STRING:
-    case REDIS_REPLY_STATUS:
-      kind_ = Kind::kString;
-      text_.assign(reply.str, reply.len);
-      break;
-    case REDIS_REPLY_ERROR:
-      kind_ = Kind::kError;
-      text_.assign(reply.str, reply.len);
-      status_ = StatusOfError(text_, address);
-      break;
-    case REDIS_REPLY_ARRAY:
-      kind_ = Kind::kArray;
-      elements_.reserve(reply.elements);
-      for (size_t i = 0; i < reply.elements; ++i) {
-        elements_.emplace_back(*reply.element[i], address);
-      }
-      break;
-    default:
-      break;
-  }
+Reply Reply::OfInteger(int64_t value) {
+  Reply reply;
+  reply.kind_ = Kind::kInteger;
+  reply.integer_ = value;
+  return reply;
+}
+
+Reply Reply::OfString(std::string bytes) {
+  Reply reply;
+  reply.kind_ = Kind::kString;
+  reply.text_ = std::move(bytes);
+  return reply;
+}
+
+Reply Reply::OfArray(std::vector<Reply> elements) {
+  Reply reply;
+  reply.kind_ = Kind::kArray;
+  reply.elements_ = std::move(elements);
+  return reply;
+}
+
+Reply Reply::OfError(std::string text, absl::string_view address) {
+  Reply reply;
+  reply.kind_ = Kind::kError;
+  reply.status_ = StatusOfError(text, address);
+  reply.text_ = std::move(text);
+  return reply;
 }
 
 absl::StatusOr<int64_t> Reply::Integer() const {

@@ -3,13 +3,12 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-
-struct redisReply;
 
 namespace mneme::redis {
 
@@ -18,9 +17,12 @@ class Reply {
  public:
   enum class Kind { kNil, kInteger, kString, kArray, kError };
 
-  Reply() = default;
-  // Copies a reply of hiredis; status lines ("OK") become strings. `address` is named in errors.
-  Reply(const redisReply& reply, absl::string_view address);
+  Reply() = default;  // nil
+  static Reply OfInteger(int64_t value);
+  static Reply OfString(std::string bytes);  // a status line ("OK") too
+  static Reply OfArray(std::vector<Reply> elements);
+  // `text` in Redis' own words; `address` is named in the status.
+  static Reply OfError(std::string text, absl::string_view address);
 
   Kind kind() const { return kind_; }
   bool is_nil() const { return kind_ == Kind::kNil; }
@@ -29,6 +31,8 @@ class Reply {
   const absl::Status& status() const { return status_; }
   // Bytes of a string, or Redis' own words of an error; else "".
   const std::string& text() const { return text_; }
+  // The same, moved out of a reply that is no longer needed.
+  std::string TakeText() { return std::move(text_); }
   // Elements of an array; else empty.
   const std::vector<Reply>& elements() const { return elements_; }
 
@@ -47,7 +51,8 @@ class Reply {
 
 // Translates an error line of Redis. RESOURCE_EXHAUSTED: out of memory. UNAVAILABLE: loading,
 // read-only replica, busy with a script, cannot write to its disk. FAILED_PRECONDITION: the
-// settings of this client do not fit the server; the message names the field. Else INTERNAL.
+// settings of this client do not fit the server; the message names the field. INVALID_ARGUMENT:
+// keys of several hash slots in one command. Else INTERNAL.
 absl::Status StatusOfError(absl::string_view error, absl::string_view address);
 
 }  // namespace mneme::redis

@@ -5,14 +5,18 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <memory>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/status/status_macros.h"
@@ -22,28 +26,50 @@ namespace {
 
 absl::Status SocketError(int error) { return absl::UnavailableError(std::strerror(error)); }
 
+absl::Status TooLate() { return absl::DeadlineExceededError("no answer in time"); }
+
 struct AddressListDeleter {
   void operator()(addrinfo* list) const { freeaddrinfo(list); }
 };
 using AddressList = std::unique_ptr<addrinfo, AddressListDeleter>;
 
 absl::StatusOr<AddressList> Resolve(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
-    return absl::FailedPreconditionError("redis.address is not host:port");
-  }
-  std::string host = address.substr(0, colon);
-  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  ASSIGN_OR_RETURN(const HostPort parts, SplitAddress(address));
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
-  const int error = getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &list);
+  const int error = getaddrinfo(parts.host.c_str(), parts.port.c_str(), &hints, &list);
   if (error != 0) return absl::UnavailableError(gai_strerror(error));
   return AddressList(list);
 }
 
+// Takes `count` bytes off the front of what is still to be written.
+void Advance(std::vector<iovec>& blocks, size_t& first, size_t count) {
+  while (first < blocks.size() && count >= blocks[first].iov_len) count -= blocks[first++].iov_len;
+  if (count == 0) return;
+  blocks[first].iov_base = static_cast<char*>(blocks[first].iov_base) + count;
+  blocks[first].iov_len -= count;
+}
+
 }  // namespace
+
+absl::StatusOr<HostPort> SplitAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
+    return absl::FailedPreconditionError("redis.address is not host:port");
+  }
+  HostPort parts{address.substr(0, colon), address.substr(colon + 1)};
+  if (parts.host.front() == '[' && parts.host.back() == ']') {
+    parts.host = parts.host.substr(1, parts.host.size() - 2);
+  }
+  return parts;
+}
+
+std::string JoinAddress(absl::string_view host, absl::string_view port) {
+  if (absl::StrContains(host, ':')) return absl::StrCat("[", host, "]:", port);
+  return absl::StrCat(host, ":", port);
+}
 
 absl::StatusOr<Socket> Socket::Connect(const std::string& address, absl::Time deadline) {
   ASSIGN_OR_RETURN(const AddressList list, Resolve(address));
@@ -85,7 +111,7 @@ Socket::~Socket() {
 absl::Status Socket::WaitFor(short events, absl::Time deadline) const {
   while (true) {
     const absl::Duration left = deadline - absl::Now();
-    if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("no answer in time");
+    if (left <= absl::ZeroDuration()) return TooLate();
     // Rounded up, so that the last millisecond is not spent spinning.
     const int64_t left_ms =
         std::min<int64_t>(absl::ToInt64Milliseconds(left + absl::Milliseconds(1)), 60'000);
@@ -96,11 +122,22 @@ absl::Status Socket::WaitFor(short events, absl::Time deadline) const {
   }
 }
 
-absl::Status Socket::Write(absl::string_view bytes, absl::Time deadline) {
-  while (!bytes.empty()) {
-    const ssize_t count = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+absl::Status Socket::Write(absl::Span<const absl::string_view> pieces, absl::Time deadline) {
+  std::vector<iovec> blocks;
+  blocks.reserve(pieces.size());
+  for (const absl::string_view piece : pieces) {
+    if (!piece.empty()) blocks.push_back({const_cast<char*>(piece.data()), piece.size()});
+  }
+  size_t first = 0;
+  while (first < blocks.size()) {
+    msghdr message{};
+    message.msg_iov = &blocks[first];
+    message.msg_iovlen = std::min<size_t>(blocks.size() - first, IOV_MAX);
+    const ssize_t count = sendmsg(fd_, &message, MSG_NOSIGNAL);
     if (count >= 0) {
-      bytes.remove_prefix(count);
+      Advance(blocks, first, static_cast<size_t>(count));
+      // A peer that is always ready must not keep us longer than one that is not.
+      if (first < blocks.size() && absl::Now() >= deadline) return TooLate();
     } else if (errno == EAGAIN) {
       RETURN_IF_ERROR(WaitFor(POLLOUT, deadline));
     } else if (errno != EINTR) {
@@ -123,7 +160,7 @@ absl::StatusOr<size_t> Socket::Read(char* buffer, size_t size, absl::Time deadli
   }
 }
 
-bool Socket::IsQuiet() const {
+bool Socket::IsQuiet() {
   char byte;
   return recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }

@@ -16,8 +16,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/config/config.h"
-#include "common/redis/client.h"
-#include "common/status/status_macros.h"
 #include "common/weights/model_files.h"
 #include "services/cli/chat_settings.h"
 #include "services/cli/child_process.h"
@@ -29,23 +27,12 @@ namespace mneme::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using Level = Finding::Level;
 
 constexpr int64_t kGiB = int64_t{1} << 30;
 // Beside the weights: pages of keys and values, activations, the other services.
 constexpr int64_t kMemoryBesideModel = kGiB;
 constexpr int64_t kLittleDisk = 2 * kGiB;
 constexpr rlim_t kFewFiles = 1024;
-
-Finding Ok(std::string what, std::string found) {
-  return {std::move(what), Level::kOk, std::move(found), ""};
-}
-Finding Warning(std::string what, std::string found, std::string advice) {
-  return {std::move(what), Level::kWarning, std::move(found), std::move(advice)};
-}
-Finding Bad(std::string what, std::string found, std::string advice) {
-  return {std::move(what), Level::kBad, std::move(found), std::move(advice)};
-}
 
 // The value after "key   :" in the first line that has it.
 std::string ValueOf(absl::string_view text, absl::string_view key) {
@@ -79,9 +66,10 @@ Finding JudgeCpu(absl::string_view cpuinfo) {
   const std::string name = absl::StrCat(model.empty() ? "unknown processor" : model, ", ",
                                         std::thread::hardware_concurrency(), " cores: ");
   if (!has_all({"avx2", "fma", "f16c"})) {
-    return Bad("processor", absl::StrCat(name, "no AVX2 with FMA and F16C"),
-               "the plain kernels are used, which are many times slower: choose an x86-64 machine "
-               "of 2013 or later, and pass its features on to a virtual machine");
+    return Finding::Bad(
+        "processor", absl::StrCat(name, "no AVX2 with FMA and F16C"),
+        "the plain kernels are used, which are many times slower: choose an x86-64 machine "
+        "of 2013 or later, and pass its features on to a virtual machine");
   }
   std::vector<std::string> found = {"AVX2"};
   if (has_all({"avx512f", "avx512bw", "avx512vl", "avx512dq"})) {
@@ -90,71 +78,22 @@ Finding JudgeCpu(absl::string_view cpuinfo) {
     if (has_all({"avx512_bf16"})) found.push_back("BF16");
   }
   if (has_all({"amx_tile", "amx_int8"})) found.push_back("AMX");
-  return Ok("processor", absl::StrCat(name, absl::StrJoin(found, ", ")));
+  return Finding::Ok("processor", absl::StrCat(name, absl::StrJoin(found, ", ")));
 }
 
 Finding JudgeMemory(absl::string_view meminfo, int64_t model_bytes) {
   const int64_t total = BytesOf(meminfo, "MemTotal");
   const int64_t available = BytesOf(meminfo, "MemAvailable");
-  if (available < 0) return Warning("memory", "cannot be found out", "see `free -h`");
+  if (available < 0) return Finding::Warning("memory", "cannot be found out", "see `free -h`");
   const std::string found =
       absl::StrCat(BytesText(available), " of ", BytesText(total), " are free");
-  if (available >= model_bytes + kMemoryBesideModel) return Ok("memory", found);
-  return Bad("memory", found,
-             absl::StrCat("the model needs ", BytesText(model_bytes), " for its weights and about ",
-                          BytesText(kMemoryBesideModel),
-                          " beside them: end other programs, or choose a smaller or more strongly "
-                          "quantised model"));
-}
-
-std::vector<Finding> JudgeRedis(const std::map<std::string, std::string>& settings,
-                                int64_t used_bytes) {
-  const auto setting = [&settings](const std::string& key) {
-    const auto found = settings.find(key);
-    return found == settings.end() ? std::string() : found->second;
-  };
-  std::vector<Finding> findings;
-  const std::string append_only = setting("appendonly");
-  const std::string fsync = setting("appendfsync");
-  if (append_only != "yes") {
-    findings.push_back(Bad("redis: appendonly", append_only.empty() ? "unknown" : append_only,
-                           "sessions are lost when Redis restarts: CONFIG SET appendonly yes, and "
-                           "the same in redis.conf"));
-  } else if (fsync == "always") {
-    findings.push_back(Ok("redis: appendonly", "yes, on the disk with every turn (always)"));
-  } else {
-    findings.push_back(Warning(
-        "redis: appendonly", absl::StrCat("yes, appendfsync ", fsync),
-        fsync == "everysec"
-            ? "a power failure loses up to a second of turns; for none: CONFIG SET appendfsync "
-              "always"
-            : "a power failure loses what the system has not written yet: CONFIG SET appendfsync "
-              "always (or everysec)"));
-  }
-  const std::string policy = setting("maxmemory-policy");
-  if (policy == "noeviction") {
-    findings.push_back(Ok("redis: eviction", policy));
-  } else {
-    findings.push_back(
-        Bad("redis: eviction", policy.empty() ? "unknown" : policy,
-            "Redis would silently drop parts of sessions when it is full: CONFIG SET "
-            "maxmemory-policy noeviction"));
-  }
-  int64_t limit = 0;
-  if (!absl::SimpleAtoi(setting("maxmemory"), &limit) || limit == 0) {
-    findings.push_back(Warning("redis: memory",
-                               absl::StrCat(BytesText(used_bytes), " used, no limit"),
-                               "on a shared machine set one, so that a full Redis refuses writes "
-                               "instead of being killed: CONFIG SET maxmemory 4gb"));
-  } else if (used_bytes > limit / 10 * 9) {
-    findings.push_back(Bad("redis: memory",
-                           absl::StrCat(BytesText(used_bytes), " of ", BytesText(limit), " used"),
-                           "soon no turn can be stored: raise maxmemory, or delete sessions"));
-  } else {
-    findings.push_back(Ok("redis: memory",
-                          absl::StrCat(BytesText(used_bytes), " of ", BytesText(limit), " used")));
-  }
-  return findings;
+  if (available >= model_bytes + kMemoryBesideModel) return Finding::Ok("memory", found);
+  return Finding::Bad(
+      "memory", found,
+      absl::StrCat("the model needs ", BytesText(model_bytes), " for its weights and about ",
+                   BytesText(kMemoryBesideModel),
+                   " beside them: end other programs, or choose a smaller or more strongly "
+                   "quantised model"));
 }
 
 Finding CheckPrograms() {
@@ -163,11 +102,11 @@ Finding CheckPrograms() {
     if (access(absl::StrCat(OwnFolder(), "/", name).c_str(), X_OK) != 0) missing.push_back(name);
   }
   if (missing.empty()) {
-    return Ok("programs", absl::StrCat("mneme ", MNEME_VERSION, " in ", OwnFolder()));
+    return Finding::Ok("programs", absl::StrCat("mneme ", MNEME_VERSION, " in ", OwnFolder()));
   }
-  return Bad("programs",
-             absl::StrCat("missing in ", OwnFolder(), ": ", absl::StrJoin(missing, ", ")),
-             "build them: make build");
+  return Finding::Bad("programs",
+                      absl::StrCat("missing in ", OwnFolder(), ": ", absl::StrJoin(missing, ", ")),
+                      "build them: make build");
 }
 
 Finding CheckOpenFiles() {
@@ -175,15 +114,15 @@ Finding CheckOpenFiles() {
   getrlimit(RLIMIT_NOFILE, &limit);
   const std::string found =
       limit.rlim_cur == RLIM_INFINITY ? "no limit" : absl::StrCat("at most ", limit.rlim_cur);
-  if (limit.rlim_cur >= kFewFiles) return Ok("open files", found);
-  return Warning("open files", found, "every stream takes some: ulimit -n 65536");
+  if (limit.rlim_cur >= kFewFiles) return Finding::Ok("open files", found);
+  return Finding::Warning("open files", found, "every stream takes some: ulimit -n 65536");
 }
 
 Finding CheckGpu() {
   if (access("/dev/nvidiactl", F_OK) != 0) {
-    return Ok("graphics card", "none of NVIDIA's: models run on the processor");
+    return Finding::Ok("graphics card", "none of NVIDIA's: models run on the processor");
   }
-  return Ok("graphics card", "NVIDIA driver found (a CUDA build uses it)");
+  return Finding::Ok("graphics card", "NVIDIA driver found (a CUDA build uses it)");
 }
 
 Finding CheckDisk(const std::string& what, const std::string& folder) {
@@ -192,90 +131,59 @@ Finding CheckDisk(const std::string& what, const std::string& folder) {
   std::error_code error;
   while (!fs::exists(path, error) && path.has_relative_path()) path = path.parent_path();
   const fs::space_info space = fs::space(path, error);
-  if (error) return Warning(what, absl::StrCat(folder, ": ", error.message()), "see `df -h`");
+  if (error)
+    return Finding::Warning(what, absl::StrCat(folder, ": ", error.message()), "see `df -h`");
   const int64_t available = static_cast<int64_t>(space.available);
   const std::string found = absl::StrCat(BytesText(available), " free in ", folder);
-  if (available >= kLittleDisk) return Ok(what, found);
-  return Warning(what, found, "make room: sessions and models are stored there");
+  if (available >= kLittleDisk) return Finding::Ok(what, found);
+  return Finding::Warning(what, found, "make room: sessions and models are stored there");
 }
 
 Finding CheckDataFolder(const DataFolder& folder) {
   const absl::Status made = folder.Create();
-  if (made.ok()) return Ok("data folder", folder.path());
-  return Bad("data folder", folder.path(), std::string(made.message()));
+  if (made.ok()) return Finding::Ok("data folder", folder.path());
+  return Finding::Bad("data folder", folder.path(), std::string(made.message()));
 }
 
 Finding CheckPort(const std::string& host, int port, const std::string& flag,
                   const DataFolder& folder) {
   const std::string what = absl::StrCat("port ", port);
   const absl::StatusOr<HeldPort> held = HeldPort::Take(host, port);
-  if (held.ok()) return Ok(what, "free");
+  if (held.ok()) return Finding::Ok(what, "free");
   const absl::StatusOr<v1::UpState> state = folder.ReadState();
   const std::string own = absl::StrCat(":", port);
   if (state.ok() && (absl::EndsWith(state->http(), own) || absl::EndsWith(state->grpc(), own))) {
-    return Ok(what, "used by this data folder's `mneme up`");
+    return Finding::Ok(what, "used by this data folder's `mneme up`");
   }
-  return Warning(what, std::string(held.status().message()),
-                 absl::StrCat("start with ", flag, " N (0 takes any free one)"));
+  return Finding::Warning(what, std::string(held.status().message()),
+                          absl::StrCat("start with ", flag, " N (0 takes any free one)"));
 }
 
 Finding CheckRedisServer() {
   const std::string path = FindInPath("redis-server");
-  if (!path.empty()) return Ok("redis-server", path);
-  return Bad("redis-server", "not found in PATH",
-             "install it (apt-get install redis-server), or name a Redis of yours in --config");
+  if (!path.empty()) return Finding::Ok("redis-server", path);
+  return Finding::Bad(
+      "redis-server", "not found in PATH",
+      "install it (apt-get install redis-server), or name a Redis of yours in --config");
 }
 
 Finding CheckModel(const DataFolder& folder, const std::string& model, int64_t* bytes) {
   *bytes = 0;
   const absl::StatusOr<NamedModel> found = ModelList(folder).Find(model);
   if (!found.ok()) {
-    return Bad("model", model.empty() ? "no default model" : model,
-               std::string(found.status().message()));
+    return Finding::Bad("model", model.empty() ? "no default model" : model,
+                        std::string(found.status().message()));
   }
   const auto files = weights::ModelFiles::Open(found->path);
   if (!files.ok()) {
-    return Bad("model", absl::StrCat(found->name, ", ", found->path),
-               absl::StrCat(files.status().message(), ": fetch or copy it again"));
+    return Finding::Bad("model", absl::StrCat(found->name, ", ", found->path),
+                        absl::StrCat(files.status().message(), ": fetch or copy it again"));
   }
   *bytes = static_cast<int64_t>((*files)->weight_bytes());
-  return Ok("model", absl::StrCat(found->name, ", ",
-                                  weights::ArchitectureName((*files)->config().architecture), ", ",
-                                  (*files)->file_type(), ", ", BytesText(*bytes)));
-}
-
-std::vector<Finding> CheckRedis(const memory::v1::RedisConfig& redis) {
-  redis::Options options;
-  options.address = redis.address();
-  options.username = redis.username();
-  if (!redis.password_file().empty()) {
-    const absl::StatusOr<std::string> password = config::ReadFile(redis.password_file());
-    if (!password.ok()) {
-      return {Bad("redis", redis.address(), std::string(password.status().message()))};
-    }
-    options.password = std::string(absl::StripAsciiWhitespace(*password));
-  }
-  redis::Client client(options);
-  std::map<std::string, std::string> settings;
-  for (const char* name : {"appendonly", "appendfsync", "maxmemory", "maxmemory-policy"}) {
-    const absl::StatusOr<redis::Reply> reply = client.Run({"CONFIG", "GET", name});
-    if (!reply.ok()) {
-      return {Bad("redis", redis.address(),
-                  absl::StrCat(reply.status().message(),
-                               ": check the address and the password file; a hosted Redis may "
-                               "forbid CONFIG, then look at its settings there"))};
-    }
-    if (reply->elements().size() == 2) settings[name] = reply->elements()[1].text();
-  }
-  int64_t used = 0;
-  const absl::StatusOr<redis::Reply> info = client.Run({"INFO", "memory"});
-  if (info.ok()) {
-    const std::string value = ValueOf(info->text(), "used_memory");
-    if (!absl::SimpleAtoi(value, &used)) used = 0;
-  }
-  std::vector<Finding> findings = {Ok("redis", redis.address())};
-  for (Finding& finding : JudgeRedis(settings, used)) findings.push_back(std::move(finding));
-  return findings;
+  return Finding::Ok(
+      "model",
+      absl::StrCat(found->name, ", ", weights::ArchitectureName((*files)->config().architecture),
+                   ", ", (*files)->file_type(), ", ", BytesText(*bytes)));
 }
 
 }  // namespace mneme::cli

@@ -3,13 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "mneme/memory/v1/config.pb.h"
 #include "services/cli/data_folder.h"
 
 namespace mneme::cli {
@@ -21,15 +19,22 @@ struct Finding {
   Level level = Level::kOk;
   std::string found;
   std::string advice;  // empty where all is well
+
+  static Finding Ok(std::string what, std::string found) {
+    return {std::move(what), Level::kOk, std::move(found), ""};
+  }
+  static Finding Warning(std::string what, std::string found, std::string advice) {
+    return {std::move(what), Level::kWarning, std::move(found), std::move(advice)};
+  }
+  static Finding Bad(std::string what, std::string found, std::string advice) {
+    return {std::move(what), Level::kBad, std::move(found), std::move(advice)};
+  }
 };
 
 // `cpuinfo` is the text of /proc/cpuinfo.
 Finding JudgeCpu(absl::string_view cpuinfo);
 // `meminfo` is the text of /proc/meminfo; `model_bytes` the weights' size, 0 if it is not known.
 Finding JudgeMemory(absl::string_view meminfo, int64_t model_bytes);
-// `settings` are what CONFIG GET answers: appendonly, appendfsync, maxmemory, maxmemory-policy.
-std::vector<Finding> JudgeRedis(const std::map<std::string, std::string>& settings,
-                                int64_t used_bytes);
 
 Finding CheckPrograms();
 Finding CheckOpenFiles();
@@ -41,7 +46,5 @@ Finding CheckPort(const std::string& host, int port, const std::string& flag,
 Finding CheckRedisServer();
 // Opens the model; `*bytes` gets its weights' size.
 Finding CheckModel(const DataFolder& folder, const std::string& model, int64_t* bytes);
-// Asks a Redis for its settings.
-std::vector<Finding> CheckRedis(const memory::v1::RedisConfig& redis);
 
 }  // namespace mneme::cli

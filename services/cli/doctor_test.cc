@@ -4,21 +4,12 @@
 #include "services/cli/chat_settings.h"
 #include "services/cli/doctor_checks.h"
 #include "services/cli/log_line.h"
-#include "tests/support/redis_server.h"
 
 namespace mneme::cli {
 namespace {
 
 using ::testing::HasSubstr;
 using Level = Finding::Level;
-
-Finding Named(const std::vector<Finding>& findings, const std::string& what) {
-  for (const Finding& finding : findings) {
-    if (finding.what == what) return finding;
-  }
-  ADD_FAILURE() << "no finding " << what;
-  return {};
-}
 
 TEST(DoctorTest, AProcessorWithoutAvx2IsBad) {
   EXPECT_EQ(JudgeCpu("model name\t: Old\nflags\t\t: fpu sse sse2 avx\n").level, Level::kBad);
@@ -37,34 +28,6 @@ TEST(DoctorTest, MemoryMustHoldTheModel) {
   const Finding bad = JudgeMemory(meminfo, int64_t{3} << 30);
   EXPECT_EQ(bad.level, Level::kBad);
   EXPECT_THAT(bad.advice, HasSubstr("3.0 GiB"));
-}
-
-TEST(DoctorTest, RedisSettingsThatLoseSessionsAreBad) {
-  const std::vector<Finding> bad = JudgeRedis(
-      {{"appendonly", "no"}, {"maxmemory", "100"}, {"maxmemory-policy", "allkeys-lru"}}, 99);
-  for (const Finding& finding : bad) {
-    EXPECT_EQ(finding.level, Level::kBad) << finding.what;
-    EXPECT_NE(finding.advice, "");
-  }
-  const std::vector<Finding> good = JudgeRedis({{"appendonly", "yes"},
-                                                {"appendfsync", "always"},
-                                                {"maxmemory", "1000"},
-                                                {"maxmemory-policy", "noeviction"}},
-                                               10);
-  for (const Finding& finding : good) EXPECT_EQ(finding.level, Level::kOk) << finding.what;
-}
-
-TEST(DoctorTest, ARealRedisIsAskedForItsSettings) {
-  const auto redis = testing::RedisServer::Start({.append_fsync = "everysec"});
-  ASSERT_TRUE(redis.ok()) << redis.status();
-  memory::v1::RedisConfig config;
-  config.set_address((*redis)->address());
-  const std::vector<Finding> findings = CheckRedis(config);
-  EXPECT_EQ(Named(findings, "redis").level, Level::kOk);
-  EXPECT_EQ(Named(findings, "redis: appendonly").level, Level::kWarning);
-  EXPECT_THAT(Named(findings, "redis: appendonly").advice, HasSubstr("appendfsync always"));
-  (*redis)->Stop();
-  EXPECT_EQ(Named(CheckRedis(config), "redis").level, Level::kBad);
 }
 
 TEST(PolicyTest, ReadsBothForms) {

@@ -9,7 +9,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
 #include "common/config/config.h"
+#include "common/redis/client.h"
+#include "common/redis/config.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "services/cli/child_process.h"
@@ -78,20 +81,20 @@ absl::StatusOr<LocalRedis> PrepareLocalRedis(const DataFolder& folder, const std
   return local;
 }
 
+bool IsExternal(const memory::v1::RedisConfig& redis) {
+  return !redis.address().empty() || redis.addresses_size() > 0;
+}
+
 absl::Status CheckExternalRedis(const memory::v1::RedisConfig& redis) {
-  ASSIGN_OR_RETURN(const ProbeTarget target, HealthOf(redis));
-  switch (Ask(target, kExternalTimeout)) {
-    case Probe::Outcome::kGood:
-      return absl::OkStatus();
-    case Probe::Outcome::kBad:
-      return absl::UnavailableError(absl::StrCat(
-          "Redis refuses us: ", redis.address(),
-          "\nsee whether redis.password_file and redis.username of --config are right"));
-    default:
-      return absl::UnavailableError(absl::StrCat(
-          "Redis does not answer: ", redis.address(),
-          "\nstart it, correct redis.address in --config, or leave it out to have one started"));
-  }
+  ASSIGN_OR_RETURN(const redis::Options options, redis::OptionsOf(redis));
+  redis::Client client(options);
+  const absl::Status status = client.Ping(absl::Now() + kExternalTimeout);
+  if (status.ok()) return status;
+  return absl::Status(
+      status.code(),
+      absl::StrCat("the Redis of --config cannot be used: ", status.message(),
+                   "\n`mneme doctor` with the same --config looks at it; without a redis part one "
+                   "is started"));
 }
 
 }  // namespace mneme::cli

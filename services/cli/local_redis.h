@@ -25,7 +25,11 @@ absl::StatusOr<LocalRedis> PrepareLocalRedis(const DataFolder& folder, const std
 // Returns what asks a Redis for its health. Fails as the reading of its password file does.
 absl::StatusOr<ProbeTarget> HealthOf(const memory::v1::RedisConfig& redis);
 
-// UNAVAILABLE with what to look at: it does not answer, or not with this password.
+// Returns whether the settings name a Redis of the user's.
+bool IsExternal(const memory::v1::RedisConfig& redis);
+
+// Returns whether it answers, with what to look at if it does not. INVALID_ARGUMENT: the settings
+// are wrong by themselves.
 absl::Status CheckExternalRedis(const memory::v1::RedisConfig& redis);
 
 }  // namespace mneme::cli

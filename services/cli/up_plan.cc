@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/auth/api_keys.h"
 #include "common/config/config.h"
@@ -83,9 +84,11 @@ class Planner {
   absl::Status PlanRedis() {
     redis_ = config_.redis();
     v1::ServiceState* state = plan_.state.mutable_redis();
-    if (!redis_.address().empty()) {
+    if (IsExternal(redis_)) {
       RETURN_IF_ERROR(CheckExternalRedis(redis_));
-      state->set_address(redis_.address());
+      std::vector<std::string> addresses(redis_.addresses().begin(), redis_.addresses().end());
+      if (!redis_.address().empty()) addresses.insert(addresses.begin(), redis_.address());
+      state->set_address(absl::StrJoin(addresses, ","));
       state->set_state("external");
       return absl::OkStatus();
     }
@@ -160,7 +163,7 @@ class Planner {
     *settings.mutable_redis() = redis_;
     SetAddress("memory", memory_address_);
     std::vector<std::string> after;
-    if (config_.redis().address().empty()) after.push_back("redis");
+    if (!IsExternal(config_.redis())) after.push_back("redis");
     return Add("memory", "mneme-memory", settings, after, kStateStops, 10'000);
   }
 

@@ -2,13 +2,10 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "common/config/config.h"
 #include "common/redis/client.h"
+#include "common/redis/config.h"
 #include "common/rpc/server.h"
-#include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "mneme/memory/v1/config.pb.h"
 #include "services/memory/memory_metrics.h"
@@ -22,36 +19,11 @@ constexpr int kDefaultGraceMs = 10'000;
 // A stopped Redis must not keep the service from noticing that it is to end.
 constexpr absl::Duration kReadinessTimeout = absl::Seconds(1);
 
-absl::StatusOr<redis::Options> RedisOptions(const v1::RedisConfig& config) {
-  if (config.address().empty()) {
-    return absl::InvalidArgumentError("redis.address is not set: give host:port");
-  }
-  redis::Options options{
-      .address = config.address(), .username = config.username(), .database = config.database()};
-  if (config.pool_size() < 0 || config.connect_timeout_ms() < 0 ||
-      config.command_timeout_ms() < 0 || config.database() < 0) {
-    return absl::InvalidArgumentError("a number in redis is negative");
-  }
-  if (config.pool_size() > 0) options.pool_size = config.pool_size();
-  if (config.connect_timeout_ms() > 0) {
-    options.connect_timeout = absl::Milliseconds(config.connect_timeout_ms());
-  }
-  if (config.command_timeout_ms() > 0) {
-    options.command_timeout = absl::Milliseconds(config.command_timeout_ms());
-  }
-  if (!config.password_file().empty()) {
-    absl::StatusOr<std::string> password = config::ReadFile(config.password_file());
-    if (!password.ok()) return status::Annotate(password.status(), "redis.password_file");
-    options.password = std::string(absl::StripSuffix(*password, "\n"));
-  }
-  return options;
-}
-
 absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
   if (config.default_ttl_seconds() < 0) {
     return absl::InvalidArgumentError("default_ttl_seconds is negative");
   }
-  ASSIGN_OR_RETURN(redis::Options redis_options, RedisOptions(config.redis()));
+  ASSIGN_OR_RETURN(redis::Options redis_options, redis::OptionsOf(config.redis()));
   metrics::Registry registry;
   MemoryMetrics metrics(registry);
   redis::Client redis(std::move(redis_options));

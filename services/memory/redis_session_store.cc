@@ -126,7 +126,7 @@ absl::Status AppendTurns(const Reply& turns, HistoryParts parts, Response* respo
 
 absl::StatusOr<Reply> RedisSessionStore::Eval(const redis::Script& script,
                                               const std::vector<std::string>& keys,
-                                              const std::vector<std::string>& arguments,
+                                              const std::vector<redis::Argument>& arguments,
                                               absl::Time deadline) {
   absl::StatusOr<Reply> reply = client_.Eval(script, keys, arguments, deadline);
   if (!reply.ok()) redis_errors_.Increment();
@@ -159,7 +159,7 @@ void RedisSessionStore::DropFromIndex(const std::string& tenant,
                                       const std::vector<IndexEntry>& entries,
                                       absl::Duration min_age, absl::Time deadline) {
   if (entries.empty()) return;
-  std::vector<std::string> arguments = {absl::StrCat(absl::ToInt64Microseconds(min_age))};
+  std::vector<redis::Argument> arguments = {absl::StrCat(absl::ToInt64Microseconds(min_age))};
   for (const IndexEntry& entry : entries) {
     arguments.push_back(entry.session_id);
     arguments.push_back(absl::StrCat(entry.order));

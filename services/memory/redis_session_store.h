@@ -58,7 +58,8 @@ class RedisSessionStore final : public SessionStore {
 
   absl::StatusOr<redis::Reply> Eval(const redis::Script& script,
                                     const std::vector<std::string>& keys,
-                                    const std::vector<std::string>& arguments, absl::Time deadline);
+                                    const std::vector<redis::Argument>& arguments,
+                                    absl::Time deadline);
   absl::StatusOr<std::vector<redis::Reply>> RunPipeline(const std::vector<redis::Command>& commands,
                                                         absl::Time deadline);
   absl::Status AddToIndex(const std::string& tenant, const std::string& session_id,

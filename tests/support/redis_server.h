@@ -10,19 +10,31 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "tests/support/temp_folder.h"
 
 namespace mneme::testing {
 
+// PEM files; see CertificateAuthority.
+struct RedisTls {
+  std::string ca_file;  // of clients' certificates
+  std::string certificate;
+  std::string key;
+  bool wants_client_certificate = false;
+};
+
 struct RedisServerOptions {
   std::string append_fsync = "everysec";  // always, everysec, no
   std::string password;                   // of the default user; "": none
+  std::optional<RedisTls> tls;            // TLS only: there is no plain port
   std::vector<std::string> config_lines;  // more lines of redis.conf
+  bool is_sentinel = false;               // a Sentinel: of the above, config_lines only
 };
 
 // Not thread-safe. The kernel kills the server when the thread that started it ends, however that
@@ -41,6 +53,10 @@ class RedisServer {
   // Where it keeps its data and log.
   const std::string& folder() const { return folder_.path(); }
 
+  // Returns what it answers to a command in one line, as it came ("+OK\r\n"); "" if it does not
+  // within a second. Not with TLS or a password.
+  std::string Ask(absl::string_view line) const;
+
   // Ends the server as an operator would (SIGTERM) and waits for it.
   void Stop();
   // Ends it at once (SIGKILL).
@@ -55,12 +71,15 @@ class RedisServer {
   RedisServer() = default;
   absl::Status Launch();
   absl::Status WaitUntilLoaded();
+  bool HasLoaded() const;
   void End(int signal);
 
   TempFolder folder_;
   std::string address_;
   int port_ = 0;
   pid_t pid_ = -1;
+  bool has_tls_ = false;
+  bool is_sentinel_ = false;
 };
 
 }  // namespace mneme::testing
