@@ -21,7 +21,9 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
       waiting_requests(registry.AddGauge("mneme_executor_waiting_requests",
                                          "Requests and preempted sequences in the queue.")),
       kv_pages_used(registry.AddGauge("mneme_executor_kv_pages_used",
-                                      "Key/value pages that sequences refer to.")),
+                                      "Key/value pages that running sequences refer to.")),
+      kv_pages_cached(registry.AddGauge("mneme_executor_kv_pages_cached",
+                                        "Key/value pages that are only kept for later requests.")),
       kv_pages_total(registry.AddGauge("mneme_executor_kv_pages_total",
                                        "Key/value pages that the budget allows.")),
       kv_usage_ratio(registry.AddGauge("mneme_executor_kv_usage_ratio",
@@ -47,6 +49,14 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
       reused_tokens(registry.AddCounter("mneme_executor_reused_tokens_total",
                                         "Tokens whose key/value entries were shared instead of "
                                         "computed.")),
+      prefix_cache_queries(registry.AddCounter("mneme_executor_prefix_cache_queries_total",
+                                               "Tokens looked for among those of ended "
+                                               "sequences.")),
+      prefix_cache_hits(registry.AddCounter("mneme_executor_prefix_cache_hits_total",
+                                            "Tokens found among those of ended sequences.")),
+      prefix_cache_evictions(registry.AddCounter("mneme_executor_prefix_cache_evictions_total",
+                                                 "Ended sequences whose pages were given back "
+                                                 "before anybody asked for them.")),
       steps(registry.AddCounter("mneme_executor_steps_total", "Steps of the model.")),
       preemptions(registry.AddCounter("mneme_executor_preemptions_total",
                                       "Sequences put back into the queue for want of pages.")),

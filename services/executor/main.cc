@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/log/log.h"
 #include "common/metrics/metrics.h"
@@ -26,6 +27,11 @@ absl::Status CheckConfig(const v1::ExecutorConfig& config) {
         "kv_budget_bytes, max_running, max_waiting, step_tokens, threads and grace_ms must not be "
         "negative (0 means the default)");
   }
+  if (!(config.page_cache_share() <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "page_cache_share must be at most 1 (0 means the default, below 0 that nothing is kept): ",
+        config.page_cache_share()));
+  }
   return absl::OkStatus();
 }
 
@@ -38,6 +44,9 @@ EngineOptions OptionsOf(const v1::ExecutorConfig& config, const LoadedModel& mod
       std::max(options.scheduler.step_tokens, options.scheduler.max_running);
   if (config.max_waiting() > 0) options.max_waiting = config.max_waiting();
   options.scheduler.kv_budget_bytes = KvBudget(config, model);
+  if (config.page_cache_share() != 0) {
+    options.scheduler.page_cache_share = std::max(config.page_cache_share(), 0.0);
+  }
   return options;
 }
 

@@ -39,6 +39,8 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
                                        const ModelLimits& limits) {
   WorkSpec spec;
   spec.request_id = request.request_id();
+  spec.tenant = request.tenant();
+  spec.session_id = request.session_id();
   if (request.prompt_ids().empty()) {
     return status::InvalidField("prompt_ids", "needs at least one token");
   }
@@ -64,6 +66,7 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
 absl::StatusOr<WorkSpec> CheckScore(const v1::ScoreRequest& request, const ModelLimits& limits) {
   WorkSpec spec;
   spec.request_id = request.request_id();
+  spec.tenant = request.tenant();
   if (request.context_ids().empty()) {
     return status::InvalidField("context_ids", "needs at least one token");
   }

@@ -36,6 +36,10 @@ absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(StepModel* model,
   ASSIGN_OR_RETURN(scheduler->tables_,
                    memory::KvTables::Create(model->kv_shape(), pool_options.device));
   scheduler->results_ = std::make_unique<StepResults>(metrics);
+  const double share = std::clamp(options.page_cache_share, 0.0, 1.0);
+  scheduler->cache_ = std::make_unique<SequenceCache>(
+      scheduler->pool_.get(),
+      static_cast<int64_t>(share * static_cast<double>(scheduler->pool_->num_pages())), metrics);
   metrics->kv_pages_total.Set(static_cast<double>(scheduler->pool_->num_pages()));
   return scheduler;
 }
@@ -140,7 +144,7 @@ void Scheduler::SpawnContinuations() {
       const int64_t length =
           static_cast<int64_t>(context->request->spec.continuations[todo.back()].size());
       const int64_t pages = model_->kv_shape().num_heads() * (1 + PagesOf(length));
-      if (has_fork && pool_->free_pages() < pages) break;
+      if (has_fork && AvailablePages() < pages) break;
       metrics_->reused_tokens.Increment(static_cast<double>(context->num_computed()));
       Insert(ForkContinuation(*context, todo.back()));
       todo.pop_back();
@@ -169,7 +173,7 @@ bool Scheduler::HasRoomFor(const Sequence& sequence) const {
   const int64_t needed = sequence.num_places() * shape.num_heads() +
                          sequence.request->spec.policy->EstimatePeakPages(
                              shape, sequence.num_to_compute(), options_.step_tokens);
-  return needed + promised <= pool_->free_pages();
+  return needed + promised <= AvailablePages();
 }
 
 bool Scheduler::TakeFromPaused() {
@@ -204,9 +208,44 @@ void Scheduler::Admit() {
           std::chrono::duration<double>(*request.started - request.submitted).count();
       metrics_->queue_seconds.Observe(last_queue_seconds_);
     }
-    sequence->memory.emplace(pool_.get(), model_->kv_shape(), request.spec.policy);
+    OpenMemory(sequence.get());
     Insert(std::move(sequence));
   }
+}
+
+void Scheduler::OpenMemory(Sequence* sequence) {
+  const WorkSpec& spec = sequence->request->spec;
+  const int64_t most = sequence->most_reusable();
+  if (sequence->is_session_turn()) {
+    std::optional<CachedSequence> own =
+        cache_->TakeSession(spec.tenant, spec.session_id, *spec.policy, sequence->tokens, most);
+    if (own.has_value()) sequence->memory.emplace(std::move(own->memory));
+  }
+  if (!sequence->memory.has_value()) {
+    sequence->memory = cache_->Share(spec.tenant, *spec.policy, sequence->tokens, most);
+  }
+  if (!sequence->memory.has_value()) {
+    sequence->memory.emplace(pool_.get(), model_->kv_shape(), spec.policy);
+  }
+  if (std::exchange(sequence->opened, true)) return;  // what it finds now it has computed itself
+  sequence->reused_tokens = sequence->num_computed();
+  metrics_->reused_tokens.Increment(static_cast<double>(sequence->reused_tokens));
+  if (spec.tenant.empty()) return;
+  metrics_->prefix_cache_queries.Increment(static_cast<double>(sequence->tokens.size()));
+  metrics_->prefix_cache_hits.Increment(static_cast<double>(sequence->reused_tokens));
+}
+
+void Scheduler::KeepMemory(Sequence* sequence) {
+  // Continuations are their context's affair, further answers of a session nobody's.
+  if (!sequence->memory.has_value() || sequence->kind == SequenceKind::kContinuation) return;
+  const WorkSpec& spec = sequence->request->spec;
+  const bool is_session_turn = sequence->is_session_turn();
+  if (!spec.session_id.empty() && !is_session_turn) return;
+  cache_->Insert({.tenant = spec.tenant,
+                  .session_id = is_session_turn ? spec.session_id : "",
+                  .tokens = sequence->tokens,
+                  .memory = *std::move(sequence->memory)});
+  sequence->memory.reset();
 }
 
 std::vector<Scheduler::Share> Scheduler::Plan() const {
@@ -249,7 +288,7 @@ std::vector<Scheduler::Share> Scheduler::ReservePages(std::vector<Share> plan) {
     if (sequence == nullptr) continue;  // preempted meanwhile
     absl::Status status = sequence->memory->Attach(*tables_);
     if (status.ok()) status = sequence->memory->Reserve(plan[i].num_tokens);
-    while (!status.ok() && PreemptFor(*sequence, &plan)) {
+    while (!status.ok() && (cache_->EvictOldest() || PreemptFor(*sequence, &plan))) {
       status = sequence->memory->Attach(*tables_);
       if (status.ok()) status = sequence->memory->Reserve(plan[i].num_tokens);
     }
@@ -287,6 +326,7 @@ void Scheduler::Preempt(Sequence* sequence) {
     return;
   }
   owned->peak_bytes = std::max(owned->peak_bytes, owned->memory->peak_bytes());
+  KeepMemory(owned.get());
   owned->memory.reset();
   owned->paused_since.reset();
   Enqueue(std::move(owned));
@@ -363,6 +403,7 @@ void Scheduler::Retire(Sequence* sequence) {
     event.logprobs = std::move(owned->scores);
     request->stream->Push(std::move(event));
   }
+  KeepMemory(owned.get());
   if (--request->open_answers == 0) CloseRequest(request, absl::OkStatus());
 }
 
@@ -380,6 +421,7 @@ void Scheduler::UpdateGauges() {
   metrics_->running_sequences.Set(static_cast<double>(running_.size()));
   metrics_->waiting_requests.Set(static_cast<double>(waiting_.size()));
   metrics_->kv_pages_used.Set(used);
+  metrics_->kv_pages_cached.Set(static_cast<double>(pool_->idle_pages()));
   metrics_->kv_usage_ratio.Set(used / static_cast<double>(pool_->num_pages()));
 }
 
@@ -407,6 +449,13 @@ std::unique_ptr<Sequence> Scheduler::TakeRunning(const Sequence* sequence) {
 // By value: the sequences that go may hold the caller's reference.
 void Scheduler::CloseRequest(std::shared_ptr<Request> request, const absl::Status& status) {
   const auto is_its = [&](const auto& sequence) { return sequence->request == request; };
+  // After an error of the model nothing is kept that it may have touched.
+  if (status.ok() || status.code() == absl::StatusCode::kCancelled ||
+      status.code() == absl::StatusCode::kDeadlineExceeded) {
+    for (const auto& sequence : running_) {
+      if (is_its(sequence)) KeepMemory(sequence.get());
+    }
+  }
   const size_t removed = std::erase_if(running_, is_its) + std::erase_if(waiting_, is_its);
   if (!status.ok() && removed > 0) {
     switch (status.code()) {

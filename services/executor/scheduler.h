@@ -4,7 +4,8 @@
 // (step_plan.h). Requests join and leave between steps. When pages run out, the youngest sequence
 // gives its own back and waits in the queue, its tokens kept, until they can be recomputed; the
 // oldest that can run always gets pages, so everything accepted finishes. An answer whose reader is
-// too far behind pauses: it is not scheduled, and is the first to give pages back.
+// too far behind pauses: it is not scheduled, and is the first to give pages back. Before anybody
+// running does, the cache of ended sequences (sequence_cache.h) gives back what it has.
 #pragma once
 
 #include <chrono>
@@ -19,6 +20,7 @@
 #include "common/memory/kv_tables.h"
 #include "services/executor/executor_metrics.h"
 #include "services/executor/sequence.h"
+#include "services/executor/sequence_cache.h"
 #include "services/executor/step_model.h"
 #include "services/executor/step_results.h"
 
@@ -32,6 +34,9 @@ struct SchedulerOptions {
   std::chrono::milliseconds decode_step_target{150};
   // How long an answer may stay paused in the batch while others wait for its place.
   std::chrono::milliseconds pause_limit{1000};
+  // Part of the pages that ended sequences may keep for later ones, from 0 to 1. They give way to
+  // whoever runs.
+  double page_cache_share = 1;
 };
 
 // Used by the one thread that runs the model.
@@ -74,6 +79,12 @@ class Scheduler {
   void SpawnContinuations();
   void Admit();
   bool HasRoomFor(const Sequence& sequence) const;
+  // Pages that can be had without taking any from a running sequence.
+  int64_t AvailablePages() const { return pool_->free_pages() + pool_->idle_pages(); }
+  // Gives an admitted sequence its memory: what is kept of its past, or an empty one.
+  void OpenMemory(Sequence* sequence);
+  // Keeps the memory of a sequence that leaves the batch for later ones.
+  void KeepMemory(Sequence* sequence);
   bool TakeFromPaused();
   void UpdatePauses();
   std::vector<Share> Plan() const;
@@ -100,6 +111,7 @@ class Scheduler {
   std::unique_ptr<memory::KvPool> pool_;
   std::unique_ptr<memory::KvTables> tables_;
   std::unique_ptr<StepResults> results_;
+  std::unique_ptr<SequenceCache> cache_;
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first; all have memory
   std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first; none has memory
   double last_queue_seconds_ = 0;

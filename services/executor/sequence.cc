@@ -94,7 +94,7 @@ AnswerEnd MakeEnd(const Sequence& sequence, inference::v1::FinishReason reason, 
   receipt.set_not_persisted_reason(request.spec.not_persisted_reason);
   receipt.set_reused_tokens(sequence.reused_tokens);
   receipt.set_prefilled_tokens(sequence.prefilled_tokens);
-  receipt.set_tier("none");
+  receipt.set_tier(sequence.reused_tokens > 0 ? "hot" : "none");
   receipt.set_kv_bytes_peak(sequence.peak_bytes);
   if (sequence.memory.has_value()) {
     const memory::KvSequence& memory = *sequence.memory;

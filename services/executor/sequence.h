@@ -23,6 +23,8 @@ using Instant = std::chrono::steady_clock::time_point;
 // A checked request. With `sampling` it generates; without, it scores `continuations`.
 struct WorkSpec {
   std::string request_id;
+  std::string tenant;      // whose memory may be shared with it; empty: nobody's
+  std::string session_id;  // empty: stateless
   std::vector<int32_t> prompt;     // or the context of a Score request; at least one token
   std::vector<int32_t> generated;  // what another executor had generated already
   std::shared_ptr<const SamplingParams> sampling;
@@ -69,6 +71,7 @@ struct Sequence {
   // Of a continuation: of its tokens so far. Of a context: of each continuation's first token.
   std::vector<TokenScores> scores;
   bool forked = false;  // the other answers have been made
+  bool opened = false;  // has had a place in the batch
 
   // For the receipt.
   int64_t reused_tokens = 0;
@@ -85,6 +88,14 @@ struct Sequence {
   }
   int64_t waiting_tokens() const { return num_to_compute() - num_computed(); }
   int64_t num_prompt() const { return static_cast<int64_t>(request->spec.prompt.size()); }
+  // Tokens that need not be computed if their entries are there: what follows gives the logits.
+  int64_t most_reusable() const {
+    return wants_prompt_scores() ? num_scored - 1 : num_to_compute() - 1;
+  }
+  // The memory is the session's: the next turn goes on from it.
+  bool is_session_turn() const {
+    return kind == SequenceKind::kAnswer && index == 0 && !request->spec.session_id.empty();
+  }
   // Says whether the answers still have to be forked off this one.
   bool is_unforked_leader() const {
     return kind == SequenceKind::kAnswer && index == 0 && request->spec.sampling->n > 1 && !forked;
