@@ -33,6 +33,14 @@ struct ExecutorMetrics {
   metrics::Counter& prefix_cache_queries;
   metrics::Counter& prefix_cache_hits;
   metrics::Counter& prefix_cache_evictions;
+  metrics::Counter& restored_tokens;
+  metrics::Counter& restores_failed;
+  metrics::Histogram& restore_seconds;
+  metrics::Counter& snapshots_stored;
+  metrics::Counter& snapshots_failed;
+  metrics::Histogram& stage_seconds;
+  metrics::Counter& snapshot_bytes_sent;
+  metrics::Counter& snapshot_bytes_fetched;
   metrics::Counter& steps;
   metrics::Counter& preemptions;
   metrics::Counter& rejections;

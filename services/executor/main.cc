@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "common/log/log.h"
 #include "common/metrics/metrics.h"
+#include "common/rpc/client.h"
 #include "common/rpc/server.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
@@ -47,6 +48,13 @@ EngineOptions OptionsOf(const v1::ExecutorConfig& config, const LoadedModel& mod
   if (config.page_cache_share() != 0) {
     options.scheduler.page_cache_share = std::max(config.page_cache_share(), 0.0);
   }
+  if (config.host_cache_bytes() != 0) {
+    options.sessions.link.host_cache_bytes = std::max<int64_t>(config.host_cache_bytes(), 0);
+  }
+  if (!config.memory_address().empty()) {
+    options.memory_service =
+        memory::v1::MemoryService::NewStub(rpc::ConnectTo(config.memory_address()));
+  }
   return options;
 }
 
@@ -70,7 +78,8 @@ absl::Status Run(const v1::ExecutorConfig& config, rpc::Process& process) {
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded = LoadedModel::Load(config);
   if (!loaded.ok()) return status::Annotate(loaded.status(), "cannot load the model");
   v1::GetModelResponse description = (*loaded)->Describe();
-  const EngineOptions options = OptionsOf(config, **loaded);
+  EngineOptions options = OptionsOf(config, **loaded);
+  options.sessions.model_fingerprint = description.fingerprint();
   ASSIGN_OR_RETURN(engine, Engine::Create(*std::move(loaded), options, &executor_metrics));
   description.set_kv_budget_bytes(engine->kv_budget_bytes());
   log::Info("model loaded", {{"model", description.model()},

@@ -56,9 +56,16 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
   }
   spec.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
   ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy()));
-  if (!request.session_id().empty()) {
-    spec.not_persisted_reason =
-        "this executor stores no key/value snapshots; the session is rebuilt from its token log";
+  if (!snapshot::v1::Encoding_IsValid(request.snapshot_encoding())) {
+    return status::InvalidField(
+        "snapshot_encoding",
+        absl::StrCat("is none that this executor knows: ", request.snapshot_encoding()));
+  }
+  if (!spec.session_id.empty()) {
+    spec.lease_token = request.lease_token();
+    spec.parent_version = request.parent_version();
+    spec.snapshot_version = request.snapshot_version();
+    spec.snapshot_encoding = request.snapshot_encoding();
   }
   return spec;
 }

@@ -21,6 +21,7 @@
 #include "common/memory/kv_sequence.h"
 #include "common/memory/memory_policy.h"
 #include "services/executor/executor_metrics.h"
+#include "services/executor/stored_snapshot.h"
 
 namespace mneme::executor {
 
@@ -30,6 +31,7 @@ struct CachedSequence {
   std::string session_id;       // empty: stateless
   std::vector<int32_t> tokens;  // those that `memory` covers
   memory::KvSequence memory;
+  std::optional<StoredSnapshot> snapshot;  // of a session's memory, where there is one
 };
 
 // Used by the engine's thread.

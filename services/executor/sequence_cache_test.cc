@@ -39,7 +39,7 @@ class SequenceCacheTest : public ::testing::Test {
     EXPECT_TRUE(memory.Reserve(static_cast<int64_t>(tokens.size())).ok());
     memory.Advance(static_cast<int64_t>(tokens.size()));
     EXPECT_TRUE(memory.Forget().ok());
-    return {tenant, session, tokens, std::move(memory)};
+    return {tenant, session, tokens, std::move(memory), std::nullopt};
   }
 
   // Tokens that another request of the tenant finds; -1: none.
