@@ -16,28 +16,38 @@
 namespace mneme::memory {
 
 KvPage::KvPage(KvPage&& other) noexcept
-    : pool_(std::exchange(other.pool_, nullptr)), id_(std::exchange(other.id_, -1)) {}
+    : pool_(std::exchange(other.pool_, nullptr)),
+      id_(std::exchange(other.id_, -1)),
+      idle_(std::exchange(other.idle_, false)) {}
 
 KvPage& KvPage::operator=(KvPage&& other) noexcept {
   if (this == &other) return *this;
   Reset();
   pool_ = std::exchange(other.pool_, nullptr);
   id_ = std::exchange(other.id_, -1);
+  idle_ = std::exchange(other.idle_, false);
   return *this;
 }
 
-bool KvPage::is_shared() const { return id_ >= 0 && pool_->references_[id_] > 1; }
+bool KvPage::is_shared() const { return id_ >= 0 && pool_->references_[id_].all > 1; }
 
 KvPage KvPage::Share() const {
   if (id_ < 0) return KvPage();
-  ++pool_->references_[id_];
+  pool_->Change(id_, 1, 0);
   return KvPage(pool_, id_);
 }
 
+void KvPage::SetIdle(bool idle) {
+  if (id_ < 0 || idle == idle_) return;
+  pool_->Change(id_, 0, idle ? 1 : -1);
+  idle_ = idle;
+}
+
 void KvPage::Reset() {
-  if (id_ >= 0) pool_->Release(id_);
+  if (id_ >= 0) pool_->Change(id_, -1, idle_ ? -1 : 0);
   pool_ = nullptr;
   id_ = -1;
+  idle_ = false;
 }
 
 absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(const KvPoolOptions& options) {
@@ -85,21 +95,33 @@ absl::Status KvPool::Allocate(int64_t count, std::vector<KvPage>& pages) {
       free_.pop_back();
     } else {
       id = static_cast<int32_t>(references_.size());
-      references_.push_back(0);
+      references_.emplace_back();
     }
-    references_[id] = 1;
+    Change(id, 1, 0);
     pages.push_back(KvPage(this, id));
   }
-  const int64_t used = used_pages() + count;
-  used_pages_.store(used, std::memory_order_relaxed);
-  peak_used_pages_.store(std::max(used, peak_used_pages()), std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
-void KvPool::Release(int32_t id) {
-  if (--references_[id] > 0) return;
-  free_.push_back(id);
-  used_pages_.store(used_pages() - 1, std::memory_order_relaxed);
+void KvPool::Change(int32_t id, int32_t all, int32_t idle) {
+  References& references = references_[id];
+  const auto is_used = [&references] { return references.all > references.idle ? 1 : 0; };
+  const auto is_idle = [&references] {
+    return references.all > 0 && references.all == references.idle ? 1 : 0;
+  };
+  const int64_t used_before = is_used();
+  const int64_t idle_before = is_idle();
+  references.all += all;
+  references.idle += idle;
+  if (references.all == 0) free_.push_back(id);
+  if (is_used() != used_before) {
+    const int64_t used = used_pages() + is_used() - used_before;
+    used_pages_.store(used, std::memory_order_relaxed);
+    peak_used_pages_.store(std::max(used, peak_used_pages()), std::memory_order_relaxed);
+  }
+  if (is_idle() != idle_before) {
+    idle_pages_.store(idle_pages() + is_idle() - idle_before, std::memory_order_relaxed);
+  }
 }
 
 }  // namespace mneme::memory

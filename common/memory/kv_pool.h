@@ -36,8 +36,10 @@ class KvPage {
   explicit operator bool() const { return id_ >= 0; }
   // Says whether others refer to the page too; then it must not be written.
   bool is_shared() const;
-  // Returns another reference to the same page.
+  // Returns another reference to the same page, not an idle one.
   KvPage Share() const;
+  // Marks the reference as one that only keeps the page for later (KvSequence::SetIdle).
+  void SetIdle(bool idle);
   void Reset();
 
  private:
@@ -46,6 +48,7 @@ class KvPage {
 
   KvPool* pool_ = nullptr;
   int32_t id_ = -1;
+  bool idle_ = false;
 };
 
 struct KvPoolOptions {
@@ -75,22 +78,30 @@ class KvPool {
   at::Device device() const { return tensor_.device(); }
   int64_t page_bytes() const { return page_bytes_; }
   int64_t num_pages() const { return num_pages_; }
+  // A page is used if somebody refers to it who is not idle, idle if only idle ones do, else free.
   int64_t used_pages() const { return used_pages_.load(std::memory_order_relaxed); }
-  int64_t free_pages() const { return num_pages_ - used_pages(); }
+  int64_t idle_pages() const { return idle_pages_.load(std::memory_order_relaxed); }
+  int64_t free_pages() const { return num_pages_ - used_pages() - idle_pages(); }
   int64_t peak_used_pages() const { return peak_used_pages_.load(std::memory_order_relaxed); }
 
  private:
   friend class KvPage;
   KvPool(at::Tensor tensor, int64_t head_size);
-  void Release(int32_t id);
+  // The references of a page, and how many of them are idle.
+  struct References {
+    int32_t all = 0;
+    int32_t idle = 0;
+  };
+  void Change(int32_t id, int32_t all, int32_t idle);
 
   const at::Tensor tensor_;
   const int64_t head_size_;
   const int64_t num_pages_;
   const int64_t page_bytes_;
-  std::vector<int32_t> references_;  // per page ever used
-  std::vector<int32_t> free_;        // given back, last first
+  std::vector<References> references_;  // per page ever used
+  std::vector<int32_t> free_;           // given back, last first
   std::atomic<int64_t> used_pages_ = 0;
+  std::atomic<int64_t> idle_pages_ = 0;
   std::atomic<int64_t> peak_used_pages_ = 0;
 };
 

@@ -285,6 +285,60 @@ absl::Status KvSequence::Compact(absl::Span<const KeptEntries> kept) {
   return absl::OkStatus();
 }
 
+void KvSequence::SetIdle(bool idle) {
+  if (idle) {
+    ReleaseReserved();
+    Detach();
+  }
+  for (Head& head : heads_) {
+    for (KvPage& page : head.pages) page.SetIdle(idle);
+  }
+}
+
+absl::Status KvSequence::Restore(int64_t num_tokens,
+                                 absl::Span<const std::vector<EntryRun>> held) {
+  if (num_tokens_ != 0 || num_pages_ != 0) {
+    return absl::FailedPreconditionError("only an empty sequence can take a stored memory");
+  }
+  if (num_tokens < 0 || num_tokens > std::numeric_limits<int32_t>::max() / 2 ||
+      static_cast<int64_t>(held.size()) != shape_.num_heads()) {
+    return absl::InvalidArgumentError(absl::StrCat("no such memory: ", num_tokens, " tokens, ",
+                                                   held.size(), " heads of ", shape_.num_heads()));
+  }
+  int64_t needed = 0;
+  for (const std::vector<EntryRun>& runs : held) {
+    int64_t end = 0;
+    int64_t next_page = 0;
+    for (const EntryRun& run : runs) {
+      if (run.begin < end || run.end <= run.begin || run.end > num_tokens) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("runs of entries must ascend and end within the tokens: [", run.begin,
+                         ", ", run.end, ") after ", end, " of ", num_tokens));
+      }
+      needed += PagesOf(run.end) - std::max(run.begin / kPageEntries, next_page);
+      next_page = PagesOf(run.end);
+      end = run.end;
+    }
+  }
+  std::vector<KvPage> fresh;
+  RETURN_IF_ERROR(pool_->Allocate(needed, fresh));
+  for (int64_t h = 0; h < shape_.num_heads(); ++h) {
+    std::vector<KvPage>& pages = heads_[h].pages;
+    pages.resize(PagesOf(num_tokens));
+    for (const EntryRun& run : held[h]) {
+      for (int64_t p = run.begin / kPageEntries; p < PagesOf(run.end); ++p) {
+        if (pages[p]) continue;
+        pages[p] = std::move(fresh.back());
+        fresh.pop_back();
+      }
+    }
+    lengths_[h] = static_cast<int32_t>(num_tokens);
+  }
+  NotePages(needed);
+  num_tokens_ = num_tokens;
+  return absl::OkStatus();
+}
+
 KvSequence KvSequence::Fork() {
   ReleaseReserved();
   KvSequence fork(pool_, shape_, policy_);

@@ -25,6 +25,12 @@
 
 namespace mneme::memory {
 
+// Entries [begin, end) of a head.
+struct EntryRun {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
 // Movable; not copyable (Fork). Pages go back when it is destroyed. Must not outlive the pool nor,
 // while attached, the tables. Used by the one thread that runs the model.
 class KvSequence {
@@ -62,6 +68,17 @@ class KvSequence {
   // RESOURCE_EXHAUSTED: moving entries of shared pages needs more pages than are free.
   absl::Status Apply(const Retention& retention);
 
+  // Says that the memory is only kept for later: its pages count as idle where nobody else uses
+  // them. An idle sequence has no slot and is not written; Fork gives one that isn't idle.
+  void SetIdle(bool idle);
+
+  // Turns an empty sequence into one of `num_tokens` tokens, whose entries the caller writes before
+  // anybody reads them (a stored memory comes back). `held` names them per (layer, head), as
+  // ascending runs; the pages that they touch are taken, all others count as forgotten.
+  // INVALID_ARGUMENT: runs not ascending or beyond the tokens. RESOURCE_EXHAUSTED: too few free
+  // pages. FAILED_PRECONDITION: not empty. On an error nothing has changed.
+  absl::Status Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held);
+
   // Returns a sequence with the same past; all pages are shared until one of both writes. Reserved
   // room is given back first, so that the next Reserve of either copies what it will write. The
   // slot is not inherited.
@@ -79,6 +96,13 @@ class KvSequence {
   }
   // Says whether none of the entries [begin, end) of the head has been forgotten.
   bool IsResident(int64_t layer, int64_t head, int64_t begin, int64_t end) const;
+
+  // Row of the pool that holds entries [16 * page, 16 * page + 16) of the head; -1: forgotten or
+  // not there.
+  int32_t page_id(int64_t layer, int64_t head, int64_t page) const {
+    const std::vector<KvPage>& pages = heads_[layer * shape_.num_kv_heads + head].pages;
+    return page < static_cast<int64_t>(pages.size()) ? pages[page].id() : -1;
+  }
 
   // Pages referred to, and their bytes; shared ones count in full. Reserved ones included.
   int64_t num_pages() const { return num_pages_; }

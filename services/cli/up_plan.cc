@@ -176,6 +176,7 @@ class Planner {
       settings.set_listen(address);
       settings.set_model(model_.name);
       settings.set_model_path(model_.path);
+      settings.set_memory_address(memory_address_);
       if (!config_.compute().empty()) settings.set_compute(config_.compute());
       if (!config_.device().empty()) settings.set_device(config_.device());
       if (count > 1 && settings.threads() == 0) {

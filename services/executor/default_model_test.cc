@@ -159,6 +159,32 @@ TEST_F(DefaultModelTest, GenerationResumesAfterTokensOfAnotherExecutor) {
   EXPECT_EQ(Generate(request), std::vector<int32_t>(whole.begin() + 9, whole.end()));
 }
 
+TEST_F(DefaultModelTest, SharedBeginningsAndHotSessionsChangeNoText) {
+  v1::GenerateRequest request = Request(prompts_[0].prompt_ids, 12);
+  request.mutable_prompt_ids()->Add(prompts_[1].prompt_ids.begin(), prompts_[1].prompt_ids.end());
+  request.mutable_sampling()->set_temperature(0.9F);
+  request.mutable_sampling()->set_seed(5);
+  request.mutable_sampling()->set_ignore_eos(true);
+  for (const bool is_windowed : {false, true}) {
+    if (is_windowed) {
+      request.mutable_memory_policy()->mutable_window()->set_sinks(4);
+      request.mutable_memory_policy()->mutable_window()->set_recent(40);
+    }
+    for (int turn = 0; turn < 3; ++turn) {
+      v1::GenerateRequest kept = request;
+      kept.set_tenant("shared");
+      kept.set_session_id(is_windowed ? "windowed" : "");
+      const std::vector<int32_t> ids = Generate(request);
+      const double hits = executor_->metrics.prefix_cache_hits.Value();
+      EXPECT_EQ(Generate(kept), ids) << turn;
+      EXPECT_EQ(executor_->metrics.prefix_cache_hits.Value() > hits, turn > 0) << turn;
+      request.mutable_prompt_ids()->Add(ids.begin(), ids.end());
+      request.mutable_prompt_ids()->Add(prompts_[2].prompt_ids.begin(),
+                                        prompts_[2].prompt_ids.end());
+    }
+  }
+}
+
 TEST_F(DefaultModelTest, ModelDescribesItself) {
   grpc::ClientContext context;
   v1::GetModelResponse response;

@@ -1,6 +1,7 @@
 #include "services/executor/engine.h"
 
 #include <algorithm>
+#include <future>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -35,7 +36,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<StepModel
                                                        ExecutorMetrics* metrics) {
   auto engine = absl::WrapUnique(new Engine(std::move(model), options, metrics));
   ASSIGN_OR_RETURN(engine->scheduler_,
-                   Scheduler::Create(engine->model_.get(), options.scheduler, metrics));
+                   Scheduler::Create(engine->model_.get(), options.scheduler, metrics,
+                                     std::make_unique<SessionMemory>(
+                                         options.sessions, options.memory_service,
+                                         engine->signal_, metrics)));
   engine->limits_ = {.model = engine->model_->limits(),
                      .kv_shape = engine->model_->kv_shape(),
                      .num_pages = engine->scheduler_->pool().num_pages(),
@@ -76,6 +80,10 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Submit(WorkSpec spec) {
     const std::unique_ptr<Sequence> sequence = MakeLeader(request);
     StreamEvent event;
     event.end = MakeEnd(*sequence, *ended, request->submitted);
+    if (!request->spec.session_id.empty()) {
+      event.end->receipt.set_not_persisted_reason(
+          "the answer was complete already; this executor has not computed its memory");
+    }
     stream->Push(std::move(event));
     stream->Close(absl::OkStatus());
     return stream;
@@ -105,15 +113,47 @@ int64_t Engine::NumWaiting() const { return waiting_ + static_cast<int64_t>(inco
 
 bool Engine::TakeIncoming() {
   std::vector<std::shared_ptr<Request>> incoming;
+  std::vector<std::function<void(Scheduler&)>> calls;
   {
     sync::MutexLock lock(mutex_);
     incoming = std::exchange(incoming_, {});
+    calls = std::exchange(calls_, {});
     waiting_ = scheduler_->num_waiting() + static_cast<int64_t>(incoming.size());
     running_ = scheduler_->num_running();
   }
   for (std::shared_ptr<Request>& request : incoming) scheduler_->Add(std::move(request));
+  for (const auto& call : calls) call(*scheduler_);
   last_queue_seconds_ = scheduler_->last_queue_seconds();
-  return !incoming.empty();
+  return !incoming.empty() || !calls.empty();
+}
+
+absl::Status Engine::Call(std::function<absl::Status(Scheduler&)> body) {
+  // Shared: the engine may still be in set_value when the result is there.
+  const auto promise = std::make_shared<std::promise<absl::Status>>();
+  std::future<absl::Status> result = promise->get_future();
+  {
+    sync::MutexLock lock(mutex_);
+    if (has_ended_) return absl::UnavailableError("the executor is shutting down");
+    calls_.push_back([promise, &body](Scheduler& scheduler) {
+      promise->set_value(body(scheduler));
+    });
+  }
+  signal_->Notify();
+  return result.get();
+}
+
+absl::Status Engine::FinishTurn(std::string tenant, std::string session_id, uint64_t lease_token,
+                                int64_t num_tokens) {
+  return Call([&](Scheduler& scheduler) {
+    return scheduler.FinishTurn(tenant, session_id, lease_token, num_tokens);
+  });
+}
+
+absl::Status Engine::Forget(std::string tenant, std::string session_id) {
+  return Call([&](Scheduler& scheduler) {
+    scheduler.Forget(tenant, session_id);
+    return absl::OkStatus();
+  });
 }
 
 void Engine::Loop(const std::stop_token& stop) {
@@ -123,6 +163,10 @@ void Engine::Loop(const std::stop_token& stop) {
     TakeIncoming();
     const Instant now = std::chrono::steady_clock::now();
     signal_->Wait(scheduler_->idle() ? now + std::chrono::hours(1) : now + kIdlePoll);
+  }
+  {
+    sync::MutexLock lock(mutex_);
+    has_ended_ = true;
   }
   TakeIncoming();
   scheduler_->CloseAll(absl::UnavailableError("the executor is shutting down; try another one"));

@@ -1,5 +1,5 @@
 // The executor's engine: one thread that owns a model and its key/value memory and runs the
-// scheduler, and the door through which any thread hands it requests. Knows no gRPC.
+// scheduler, and the door through which any thread hands it requests.
 //
 //   ASSIGN_OR_RETURN(auto engine, Engine::Create(std::move(model), options, &metrics));
 //   ASSIGN_OR_RETURN(std::shared_ptr<TokenStream> stream, engine->Submit(std::move(spec)));
@@ -9,7 +9,9 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -25,6 +27,9 @@ namespace mneme::executor {
 
 struct EngineOptions {
   SchedulerOptions scheduler;
+  SessionMemoryOptions sessions;
+  // Where sessions' memory is stored; null: nowhere.
+  std::shared_ptr<memory::v1::MemoryService::StubInterface> memory_service;
   int64_t max_waiting = 256;  // requests in the queue, preempted sequences included
 };
 
@@ -49,6 +54,11 @@ class Engine {
   // delay: the queue is full; UNAVAILABLE: the engine drains.
   absl::StatusOr<std::shared_ptr<TokenStream>> Submit(WorkSpec spec);
 
+  // As Scheduler::FinishTurn and Scheduler::Forget; they return when it is done, within a step.
+  absl::Status FinishTurn(std::string tenant, std::string session_id, uint64_t lease_token,
+                          int64_t num_tokens);
+  absl::Status Forget(std::string tenant, std::string session_id);
+
   // Takes no new requests from now on; those it has go on.
   void Drain() { draining_ = true; }
 
@@ -65,6 +75,8 @@ class Engine {
   bool TakeIncoming();
   // All that wait: for the scheduler, or in its queue.
   int64_t NumWaiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Runs `body` on the engine's thread. UNAVAILABLE: the engine ends.
+  absl::Status Call(std::function<absl::Status(Scheduler&)> body);
 
   const std::unique_ptr<StepModel> model_;
   const EngineOptions options_;
@@ -78,6 +90,8 @@ class Engine {
   std::vector<std::shared_ptr<Request>> incoming_ ABSL_GUARDED_BY(mutex_);
   int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // in the scheduler, before its step
   int64_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // in the scheduler, before its step
+  std::vector<std::function<void(Scheduler&)>> calls_ ABSL_GUARDED_BY(mutex_);
+  bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t num_submitted_ ABSL_GUARDED_BY(mutex_) = 0;
   std::jthread thread_;
 };

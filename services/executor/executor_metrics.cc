@@ -5,6 +5,8 @@ namespace {
 
 constexpr char kFinished[] = "mneme_executor_finished_total";
 constexpr char kFinishedHelp[] = "Answers that ended, by reason.";
+constexpr char kSnapshots[] = "mneme_executor_snapshots_total";
+constexpr char kSnapshotsHelp[] = "Ends of turns, by whether their memory was stored.";
 constexpr char kEnded[] = "mneme_executor_ended_early_total";
 constexpr char kEndedHelp[] = "Requests that ended without all their answers, by reason.";
 
@@ -21,7 +23,9 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
       waiting_requests(registry.AddGauge("mneme_executor_waiting_requests",
                                          "Requests and preempted sequences in the queue.")),
       kv_pages_used(registry.AddGauge("mneme_executor_kv_pages_used",
-                                      "Key/value pages that sequences refer to.")),
+                                      "Key/value pages that running sequences refer to.")),
+      kv_pages_cached(registry.AddGauge("mneme_executor_kv_pages_cached",
+                                        "Key/value pages that are only kept for later requests.")),
       kv_pages_total(registry.AddGauge("mneme_executor_kv_pages_capacity",
                                        "Key/value pages that the budget allows.")),
       kv_usage_ratio(registry.AddGauge("mneme_executor_kv_usage_ratio",
@@ -47,6 +51,30 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
       reused_tokens(registry.AddCounter("mneme_executor_reused_tokens_total",
                                         "Tokens whose key/value entries were shared instead of "
                                         "computed.")),
+      prefix_cache_queries(registry.AddCounter("mneme_executor_prefix_cache_queries_total",
+                                               "Tokens looked for among those of ended "
+                                               "sequences.")),
+      prefix_cache_hits(registry.AddCounter("mneme_executor_prefix_cache_hits_total",
+                                            "Tokens found among those of ended sequences.")),
+      prefix_cache_evictions(registry.AddCounter("mneme_executor_prefix_cache_evictions_total",
+                                                 "Ended sequences whose pages were given back "
+                                                 "before anybody asked for them.")),
+      restored_tokens(registry.AddCounter("mneme_executor_restored_tokens_total",
+                                          "Tokens whose entries came back from a stored snapshot.")),
+      restores_failed(registry.AddCounter("mneme_executor_restores_failed_total",
+                                          "Stored memories that were not used but computed anew.")),
+      restore_seconds(registry.AddHistogram("mneme_executor_restore_seconds",
+                                            "From asking for a stored memory until it was there.",
+                                            metrics::LatencyBounds())),
+      snapshots_stored(registry.AddCounter(kSnapshots, kSnapshotsHelp, {{"result", "stored"}})),
+      snapshots_failed(registry.AddCounter(kSnapshots, kSnapshotsHelp, {{"result", "failed"}})),
+      stage_seconds(registry.AddHistogram("mneme_executor_stage_seconds",
+                                          "From an answer's last token until its memory was stored.",
+                                          metrics::LatencyBounds())),
+      snapshot_bytes_sent(registry.AddCounter("mneme_executor_snapshot_bytes_sent_total",
+                                              "Chunk bytes sent to the memory service.")),
+      snapshot_bytes_fetched(registry.AddCounter("mneme_executor_snapshot_bytes_fetched_total",
+                                                 "Chunk bytes got from the memory service.")),
       steps(registry.AddCounter("mneme_executor_steps_total", "Steps of the model.")),
       preemptions(registry.AddCounter("mneme_executor_preemptions_total",
                                       "Sequences put back into the queue for want of pages.")),

@@ -19,6 +19,7 @@ struct ExecutorMetrics {
   metrics::Gauge& running_sequences;
   metrics::Gauge& waiting_requests;
   metrics::Gauge& kv_pages_used;
+  metrics::Gauge& kv_pages_cached;
   metrics::Gauge& kv_pages_total;
   metrics::Gauge& kv_usage_ratio;
   metrics::Histogram& time_to_first_token;
@@ -29,6 +30,17 @@ struct ExecutorMetrics {
   metrics::Counter& prompt_tokens;
   metrics::Counter& generation_tokens;
   metrics::Counter& reused_tokens;
+  metrics::Counter& prefix_cache_queries;
+  metrics::Counter& prefix_cache_hits;
+  metrics::Counter& prefix_cache_evictions;
+  metrics::Counter& restored_tokens;
+  metrics::Counter& restores_failed;
+  metrics::Histogram& restore_seconds;
+  metrics::Counter& snapshots_stored;
+  metrics::Counter& snapshots_failed;
+  metrics::Histogram& stage_seconds;
+  metrics::Counter& snapshot_bytes_sent;
+  metrics::Counter& snapshot_bytes_fetched;
   metrics::Counter& steps;
   metrics::Counter& preemptions;
   metrics::Counter& rejections;

@@ -8,6 +8,7 @@
 #include "common/log/log.h"
 #include "common/rpc/client.h"
 #include "common/rpc/grpc_status.h"
+#include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "services/executor/request_check.h"
 
@@ -67,6 +68,7 @@ absl::Status ExecutorServiceImpl::Generate(grpc::ServerContext* context,
   ASSIGN_OR_RETURN(Engine* const engine, LoadedEngine());
   RETURN_IF_ERROR(CheckModelName(request.model(), description_.model()));
   ASSIGN_OR_RETURN(WorkSpec spec, CheckGenerate(request, engine->limits().model));
+  spec.trace = rpc::ContextOf(*context);
   spec.deadline = rpc::DeadlineOf(*context);
   ASSIGN_OR_RETURN(const std::shared_ptr<TokenStream> stream, engine->Submit(std::move(spec)));
   return ReadAll(*context, stream.get(), [&](const StreamEvent& event) {
@@ -79,6 +81,7 @@ absl::Status ExecutorServiceImpl::Generate(grpc::ServerContext* context,
       response.set_finish_reason(event.end->reason);
       *response.mutable_usage() = event.end->usage;
       *response.mutable_receipt() = event.end->receipt;
+      response.set_snapshot_id(event.end->snapshot_id);
     }
     return writer->Write(response);
   });
@@ -129,6 +132,26 @@ grpc::Status ExecutorServiceImpl::GetModel(grpc::ServerContext*, const v1::GetMo
   if (!engine.ok()) return rpc::ToGrpc(engine.status());
   *response = description_;
   return grpc::Status::OK;
+}
+
+grpc::Status ExecutorServiceImpl::FinishGeneration(grpc::ServerContext*,
+                                                   const v1::FinishGenerationRequest* request,
+                                                   v1::FinishGenerationResponse*) {
+  const absl::StatusOr<Engine*> engine = LoadedEngine();
+  if (!engine.ok()) return rpc::ToGrpc(engine.status());
+  return rpc::ToGrpc((*engine)->FinishTurn(request->tenant(), request->session_id(),
+                                           request->lease_token(), request->num_tokens()));
+}
+
+grpc::Status ExecutorServiceImpl::ForgetMemory(grpc::ServerContext*,
+                                               const v1::ForgetMemoryRequest* request,
+                                               v1::ForgetMemoryResponse*) {
+  const absl::StatusOr<Engine*> engine = LoadedEngine();
+  if (!engine.ok()) return rpc::ToGrpc(engine.status());
+  if (request->tenant().empty()) {
+    return rpc::ToGrpc(status::InvalidField("tenant", "must be named"));
+  }
+  return rpc::ToGrpc((*engine)->Forget(request->tenant(), request->session_id()));
 }
 
 grpc::Status ExecutorServiceImpl::GetLoad(grpc::ServerContext*, const v1::GetLoadRequest*,

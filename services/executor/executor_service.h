@@ -24,6 +24,11 @@ class ExecutorServiceImpl final : public v1::ExecutorService::Service {
                      v1::ScoreResponse* response) override;
   grpc::Status GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request,
                         v1::GetModelResponse* response) override;
+  grpc::Status FinishGeneration(grpc::ServerContext* context,
+                                const v1::FinishGenerationRequest* request,
+                                v1::FinishGenerationResponse* response) override;
+  grpc::Status ForgetMemory(grpc::ServerContext* context, const v1::ForgetMemoryRequest* request,
+                            v1::ForgetMemoryResponse* response) override;
   grpc::Status GetLoad(grpc::ServerContext* context, const v1::GetLoadRequest* request,
                        v1::GetLoadResponse* response) override;
 

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/log/log.h"
 #include "common/metrics/metrics.h"
+#include "common/rpc/client.h"
 #include "common/rpc/server.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
@@ -26,6 +28,11 @@ absl::Status CheckConfig(const v1::ExecutorConfig& config) {
         "kv_budget_bytes, max_running, max_waiting, step_tokens, threads and grace_ms must not be "
         "negative (0 means the default)");
   }
+  if (!(config.page_cache_share() <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "page_cache_share must be at most 1 (0 means the default, below 0 that nothing is kept): ",
+        config.page_cache_share()));
+  }
   return absl::OkStatus();
 }
 
@@ -38,6 +45,16 @@ EngineOptions OptionsOf(const v1::ExecutorConfig& config, const LoadedModel& mod
       std::max(options.scheduler.step_tokens, options.scheduler.max_running);
   if (config.max_waiting() > 0) options.max_waiting = config.max_waiting();
   options.scheduler.kv_budget_bytes = KvBudget(config, model);
+  if (config.page_cache_share() != 0) {
+    options.scheduler.page_cache_share = std::max(config.page_cache_share(), 0.0);
+  }
+  if (config.host_cache_bytes() != 0) {
+    options.sessions.link.host_cache_bytes = std::max<int64_t>(config.host_cache_bytes(), 0);
+  }
+  if (!config.memory_address().empty()) {
+    options.memory_service =
+        memory::v1::MemoryService::NewStub(rpc::ConnectTo(config.memory_address()));
+  }
   return options;
 }
 
@@ -61,7 +78,8 @@ absl::Status Run(const v1::ExecutorConfig& config, rpc::Process& process) {
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded = LoadedModel::Load(config);
   if (!loaded.ok()) return status::Annotate(loaded.status(), "cannot load the model");
   v1::GetModelResponse description = (*loaded)->Describe();
-  const EngineOptions options = OptionsOf(config, **loaded);
+  EngineOptions options = OptionsOf(config, **loaded);
+  options.sessions.model_fingerprint = description.fingerprint();
   ASSIGN_OR_RETURN(engine, Engine::Create(*std::move(loaded), options, &executor_metrics));
   description.set_kv_budget_bytes(engine->kv_budget_bytes());
   description.set_max_running(static_cast<int32_t>(options.scheduler.max_running));

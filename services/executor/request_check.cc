@@ -39,6 +39,8 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
                                        const ModelLimits& limits) {
   WorkSpec spec;
   spec.request_id = request.request_id();
+  spec.tenant = request.tenant();
+  spec.session_id = request.session_id();
   if (request.prompt_ids().empty()) {
     return status::InvalidField("prompt_ids", "needs at least one token");
   }
@@ -54,9 +56,16 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
   }
   spec.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
   ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy()));
-  if (!request.session_id().empty()) {
-    spec.not_persisted_reason =
-        "this executor stores no key/value snapshots; the session is rebuilt from its token log";
+  if (!snapshot::v1::Encoding_IsValid(request.snapshot_encoding())) {
+    return status::InvalidField(
+        "snapshot_encoding",
+        absl::StrCat("is none that this executor knows: ", request.snapshot_encoding()));
+  }
+  if (!spec.session_id.empty()) {
+    spec.lease_token = request.lease_token();
+    spec.parent_version = request.parent_version();
+    spec.snapshot_version = request.snapshot_version();
+    spec.snapshot_encoding = request.snapshot_encoding();
   }
   return spec;
 }
@@ -64,6 +73,7 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
 absl::StatusOr<WorkSpec> CheckScore(const v1::ScoreRequest& request, const ModelLimits& limits) {
   WorkSpec spec;
   spec.request_id = request.request_id();
+  spec.tenant = request.tenant();
   if (request.context_ids().empty()) {
     return status::InvalidField("context_ids", "needs at least one token");
   }

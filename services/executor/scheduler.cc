@@ -11,6 +11,7 @@
 #include "common/log/log.h"
 #include "common/status/status_macros.h"
 #include "kernels/paged_attention.h"
+#include "services/executor/session_turn.h"
 #include "services/executor/step_plan.h"
 
 namespace mneme::executor {
@@ -20,6 +21,12 @@ namespace {
 constexpr int64_t kMaxChunkLogits = int64_t{24} << 20;
 // Chunks don't shrink below this, or reading prompts would stop under load.
 constexpr int64_t kMinChunkTokens = 32;
+// What copying stored memory into pages may add to a step while others run, and at most before
+// callers that go away are noticed.
+constexpr std::chrono::milliseconds kRestoreSlice{5};
+constexpr std::chrono::milliseconds kRestoreSliceAlone{50};
+// New entries that are handed to the network between two steps: about 3 ms of copying.
+constexpr int64_t kExportSliceBytes = int64_t{8} << 20;
 
 int64_t PagesOf(int64_t entries) {
   return (entries + kernels::kPageEntries - 1) / kernels::kPageEntries;
@@ -30,12 +37,24 @@ int64_t PagesOf(int64_t entries) {
 absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(StepModel* model,
                                                              const SchedulerOptions& options,
                                                              ExecutorMetrics* metrics) {
+  return Create(model, options, metrics,
+                std::make_unique<SessionMemory>(SessionMemoryOptions(), nullptr, nullptr, metrics));
+}
+
+absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(
+    StepModel* model, const SchedulerOptions& options, ExecutorMetrics* metrics,
+    std::unique_ptr<SessionMemory> sessions) {
   auto scheduler = absl::WrapUnique(new Scheduler(model, options, metrics));
   const memory::KvPoolOptions pool_options = model->PoolOptions(options.kv_budget_bytes);
   ASSIGN_OR_RETURN(scheduler->pool_, memory::KvPool::Create(pool_options));
   ASSIGN_OR_RETURN(scheduler->tables_,
                    memory::KvTables::Create(model->kv_shape(), pool_options.device));
   scheduler->results_ = std::make_unique<StepResults>(metrics);
+  const double share = std::clamp(options.page_cache_share, 0.0, 1.0);
+  scheduler->cache_ = std::make_unique<SequenceCache>(
+      scheduler->pool_.get(),
+      static_cast<int64_t>(share * static_cast<double>(scheduler->pool_->num_pages())), metrics);
+  scheduler->sessions_ = std::move(sessions);
   metrics->kv_pages_total.Set(static_cast<double>(scheduler->pool_->num_pages()));
   return scheduler;
 }
@@ -59,7 +78,13 @@ bool Scheduler::Step() {
   const std::vector<Share> wanted = Plan();
   const std::vector<Share> plan = ReservePages(wanted);
   if (plan.empty()) {
-    if (!wanted.empty()) {
+    const bool has_moved = AdvanceTurns(/*has_run=*/false);
+    // Those that are being stored or restored have pages that will come free.
+    const bool must_wait = !closing_.empty() || has_moved ||
+                           std::any_of(running_.begin(), running_.end(), [](const auto& sequence) {
+                             return sequence->is_restoring();
+                           });
+    if (!wanted.empty() && !must_wait) {
       // TokenLimit keeps this from happening; if it does, one request must not block the others.
       log::Error("no pages for the oldest sequence", {{"free_pages", pool_->free_pages()}});
       CloseRequest(
@@ -68,7 +93,7 @@ bool Scheduler::Step() {
               "the key/value memory is too small for this request; raise kv_budget_bytes"));
     }
     UpdateGauges();
-    return !wanted.empty();
+    return has_moved || (!wanted.empty() && !must_wait);
   }
   const absl::Status status = Run(plan);
   if (!status.ok()) {
@@ -78,6 +103,7 @@ bool Scheduler::Step() {
     for (const Share& share : plan) requests.push_back(share.sequence->request);
     for (const std::shared_ptr<Request>& request : requests) CloseRequest(request, status);
   }
+  AdvanceTurns(/*has_run=*/true);
   UpdateGauges();
   return true;
 }
@@ -92,6 +118,7 @@ void Scheduler::DropGoneRequests() {
   };
   for (const auto& sequence : running_) look(sequence);
   for (const auto& sequence : waiting_) look(sequence);
+  for (const auto& sequence : closing_) look(sequence);
   for (const std::shared_ptr<Request>& request : gone) {
     CloseRequest(request, request->stream->cancelled()
                               ? absl::CancelledError("the caller cancelled the request")
@@ -134,7 +161,7 @@ void Scheduler::SpawnContinuations() {
       const int64_t length =
           static_cast<int64_t>(context->request->spec.continuations[todo.back()].size());
       const int64_t pages = model_->kv_shape().num_heads() * (1 + PagesOf(length));
-      if (has_fork && pool_->free_pages() < pages) break;
+      if (has_fork && AvailablePages() < pages) break;
       metrics_->reused_tokens.Increment(static_cast<double>(context->num_computed()));
       Insert(ForkContinuation(*context, todo.back()));
       todo.pop_back();
@@ -163,7 +190,7 @@ bool Scheduler::HasRoomFor(const Sequence& sequence) const {
   const int64_t needed = sequence.num_places() * shape.num_heads() +
                          sequence.request->spec.policy->EstimatePeakPages(
                              shape, sequence.num_to_compute(), options_.step_tokens);
-  return needed + promised <= pool_->free_pages();
+  return needed + promised <= AvailablePages();
 }
 
 bool Scheduler::TakeFromPaused() {
@@ -198,9 +225,51 @@ void Scheduler::Admit() {
           std::chrono::duration<double>(*request.started - request.submitted).count();
       metrics_->queue_seconds.Observe(last_queue_seconds_);
     }
-    sequence->memory.emplace(pool_.get(), model_->kv_shape(), request.spec.policy);
+    OpenMemory(sequence.get());
     Insert(std::move(sequence));
   }
+}
+
+void Scheduler::OpenMemory(Sequence* sequence) {
+  const WorkSpec& spec = sequence->request->spec;
+  const int64_t most = sequence->most_reusable();
+  std::optional<StoredSnapshot> snapshot;
+  if (sequence->is_session_turn()) {
+    std::optional<CachedSequence> own =
+        cache_->TakeSession(spec.tenant, spec.session_id, *spec.policy, sequence->tokens, most);
+    if (own.has_value()) {
+      sequence->memory.emplace(std::move(own->memory));
+      snapshot = std::move(own->snapshot);
+    }
+  }
+  if (!sequence->memory.has_value()) {
+    sequence->memory = cache_->Share(spec.tenant, *spec.policy, sequence->tokens, most);
+  }
+  if (!sequence->memory.has_value()) {
+    sequence->memory.emplace(pool_.get(), model_->kv_shape(), spec.policy);
+  }
+  if (std::exchange(sequence->opened, true)) return;  // what it finds now it has computed itself
+  sequence->reused_tokens = sequence->num_computed();
+  if (sequence->is_session_turn()) sessions_->Begin(sequence, std::move(snapshot));
+  metrics_->reused_tokens.Increment(static_cast<double>(sequence->reused_tokens));
+  if (spec.tenant.empty()) return;
+  metrics_->prefix_cache_queries.Increment(static_cast<double>(sequence->tokens.size()));
+  metrics_->prefix_cache_hits.Increment(static_cast<double>(sequence->reused_tokens));
+}
+
+void Scheduler::KeepMemory(Sequence* sequence) {
+  // Continuations are their context's affair, further answers of a session nobody's.
+  if (!sequence->memory.has_value() || sequence->kind == SequenceKind::kContinuation) return;
+  if (sequence->is_forgotten || (sequence->is_restoring() && sequence->turn->is_importing)) return;
+  const WorkSpec& spec = sequence->request->spec;
+  const bool is_session_turn = sequence->is_session_turn();
+  if (!spec.session_id.empty() && !is_session_turn) return;
+  cache_->Insert({.tenant = spec.tenant,
+                  .session_id = is_session_turn ? spec.session_id : "",
+                  .tokens = sequence->tokens,
+                  .memory = *std::move(sequence->memory),
+                  .snapshot = SessionMemory::SnapshotOf(*sequence)});
+  sequence->memory.reset();
 }
 
 std::vector<Scheduler::Share> Scheduler::Plan() const {
@@ -208,7 +277,10 @@ std::vector<Scheduler::Share> Scheduler::Plan() const {
   std::vector<StepWish> wishes;
   bool has_decode = false;
   for (const auto& sequence : running_) {
-    if (sequence->paused_since.has_value() || sequence->waiting_tokens() == 0) continue;
+    if (sequence->paused_since.has_value() || sequence->waiting_tokens() == 0 ||
+        sequence->is_restoring()) {
+      continue;
+    }
     shares.push_back({sequence.get(), 0});
     wishes.push_back({sequence->waiting_tokens(), sequence->kind == SequenceKind::kContinuation ||
                                                       sequence->wants_prompt_scores()});
@@ -243,7 +315,7 @@ std::vector<Scheduler::Share> Scheduler::ReservePages(std::vector<Share> plan) {
     if (sequence == nullptr) continue;  // preempted meanwhile
     absl::Status status = sequence->memory->Attach(*tables_);
     if (status.ok()) status = sequence->memory->Reserve(plan[i].num_tokens);
-    while (!status.ok() && PreemptFor(*sequence, &plan)) {
+    while (!status.ok() && (cache_->EvictOldest() || PreemptFor(*sequence, &plan))) {
       status = sequence->memory->Attach(*tables_);
       if (status.ok()) status = sequence->memory->Reserve(plan[i].num_tokens);
     }
@@ -281,8 +353,14 @@ void Scheduler::Preempt(Sequence* sequence) {
     return;
   }
   owned->peak_bytes = std::max(owned->peak_bytes, owned->memory->peak_bytes());
+  KeepMemory(owned.get());
   owned->memory.reset();
   owned->paused_since.reset();
+  if (owned->is_restoring()) {
+    // It begins anew when there is room again.
+    owned->turn.reset();
+    owned->opened = false;
+  }
   Enqueue(std::move(owned));
 }
 
@@ -348,7 +426,7 @@ void Scheduler::EndSingleTokens(Sequence* context) {
 }
 
 void Scheduler::Retire(Sequence* sequence) {
-  const std::unique_ptr<Sequence> owned = TakeRunning(sequence);
+  std::unique_ptr<Sequence> owned = TakeRunning(sequence);
   if (owned == nullptr) return;
   const std::shared_ptr<Request> request = owned->request;
   if (owned->kind == SequenceKind::kContinuation) {
@@ -357,7 +435,157 @@ void Scheduler::Retire(Sequence* sequence) {
     event.logprobs = std::move(owned->scores);
     request->stream->Push(std::move(event));
   }
+  EndAnswer(std::move(owned));
+}
+
+void Scheduler::EndAnswer(std::unique_ptr<Sequence> sequence) {
+  if (sequence->is_stored()) {
+    closing_.push_back(std::move(sequence));
+    return;
+  }
+  const std::shared_ptr<Request> request = sequence->request;
+  KeepMemory(sequence.get());
   if (--request->open_answers == 0) CloseRequest(request, absl::OkStatus());
+}
+
+bool Scheduler::AdvanceTurns(bool has_run) {
+  const Instant deadline =
+      std::chrono::steady_clock::now() + (has_run ? kRestoreSlice : kRestoreSliceAlone);
+  bool has_moved = RestoreTurns(deadline);
+  int64_t bytes = kExportSliceBytes;
+  for (const auto& sequence : running_) {
+    if (bytes > 0) bytes -= sessions_->Export(sequence.get(), bytes);
+  }
+  has_moved |= bytes < kExportSliceBytes;
+  return CloseTurns() || has_moved;
+}
+
+bool Scheduler::RestoreTurns(Instant deadline) {
+  std::vector<Sequence*> restoring;
+  for (const auto& sequence : running_) {
+    if (sequence->is_restoring()) restoring.push_back(sequence.get());
+  }
+  bool has_moved = false;
+  for (Sequence* const sequence : restoring) {
+    const bool is_there = std::any_of(running_.begin(), running_.end(), [&](const auto& other) {
+      return other.get() == sequence;
+    });
+    if (!is_there) continue;  // gave its pages to an older one
+    const int num_imported = sequence->turn->num_imported;
+    std::vector<Share> nobody;
+    absl::Status status = sessions_->Restore(sequence, deadline);
+    while (absl::IsResourceExhausted(status) &&
+           (cache_->EvictOldest() || PreemptFor(*sequence, &nobody))) {
+      status = sessions_->Restore(sequence, deadline);
+    }
+    has_moved |= !sequence->is_restoring() || sequence->turn->num_imported > num_imported;
+  }
+  return has_moved;
+}
+
+bool Scheduler::CloseTurns() {
+  bool has_moved = false;
+  for (size_t i = 0; i < closing_.size();) {
+    Sequence& sequence = *closing_[i];
+    const int64_t exported = sequence.turn->exported_tokens;
+    if (!sessions_->Close(&sequence, kExportSliceBytes)) {
+      has_moved |= sequence.turn->exported_tokens > exported;
+      ++i;
+      continue;
+    }
+    has_moved = true;
+    std::unique_ptr<Sequence> owned = std::move(closing_[i]);
+    closing_.erase(closing_.begin() + static_cast<std::ptrdiff_t>(i));
+    const std::shared_ptr<Request> request = owned->request;
+    StreamEvent event;
+    event.index = owned->index;
+    event.end = std::move(owned->end);
+    request->stream->Push(std::move(event));
+    KeepMemory(owned.get());
+    if (--request->open_answers == 0) CloseRequest(request, absl::OkStatus());
+  }
+  return has_moved;
+}
+
+absl::Status Scheduler::FinishTurn(absl::string_view tenant, absl::string_view session_id,
+                                   uint64_t lease_token, int64_t num_tokens) {
+  const auto is_it = [&](const auto& sequence) {
+    const WorkSpec& spec = sequence->request->spec;
+    return sequence->is_session_turn() && spec.tenant == tenant && spec.session_id == session_id &&
+           spec.lease_token == lease_token;
+  };
+  const auto find_in = [&](auto& sequences) {
+    const auto found = std::find_if(sequences.begin(), sequences.end(), is_it);
+    return found == sequences.end() ? nullptr : found->get();
+  };
+  Sequence* const closing = find_in(closing_);
+  Sequence* const running = find_in(running_);
+  Sequence* const waiting = find_in(waiting_);
+  Sequence* const sequence =
+      closing != nullptr ? closing : running != nullptr ? running : waiting;
+  if (sequence == nullptr) {
+    return absl::NotFoundError("no turn of this session is being computed under this lease");
+  }
+  const int64_t num_known = static_cast<int64_t>(sequence->tokens.size());
+  const int64_t wanted = sequence->num_prompt() + num_tokens;
+  if (num_tokens < 0 || wanted > num_known) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_tokens must be from 0 to the number of generated tokens, ",
+                     num_known - sequence->num_prompt(), ": ", num_tokens));
+  }
+  if (sequence == closing) {
+    // It has ended by itself meanwhile; the memory that is being stored covers too much.
+    if (wanted < num_known) {
+      closing->turn->staging->Cancel(
+          absl::FailedPreconditionError("the answer was cut after it had ended"));
+    }
+    return absl::OkStatus();
+  }
+  std::unique_ptr<Sequence> owned;
+  if (sequence == running) {
+    owned = TakeRunning(sequence);
+  } else {
+    const auto place = std::find_if(waiting_.begin(), waiting_.end(), is_it);
+    owned = std::move(*place);
+    waiting_.erase(place);
+  }
+  owned->tokens.resize(wanted);
+  // As always the last generated token is not in the memory.
+  const int64_t covered = num_tokens == 0 ? wanted : wanted - 1;
+  if (owned->is_restoring() ||
+      (owned->num_computed() > covered && !owned->memory->Truncate(covered).ok())) {
+    owned->memory.reset();
+  }
+  const Instant now = std::chrono::steady_clock::now();
+  owned->end = MakeEnd(*owned, inference::v1::FINISH_REASON_STOP, now);
+  metrics_->Finished(inference::v1::FINISH_REASON_STOP).Increment();
+  if (owned->is_stored()) {
+    sessions_->CutBack(owned.get());
+  } else {
+    StreamEvent event;
+    event.index = owned->index;
+    event.end = std::move(owned->end);
+    owned->request->stream->Push(std::move(event));
+  }
+  EndAnswer(std::move(owned));
+  return absl::OkStatus();
+}
+
+void Scheduler::Forget(const std::string& tenant, const std::string& session_id) {
+  const auto mark = [&](const auto& sequence) {
+    const WorkSpec& spec = sequence->request->spec;
+    if (spec.tenant != tenant || (!session_id.empty() && spec.session_id != session_id)) return;
+    sequence->is_forgotten = true;
+    if (sequence->is_stored()) {
+      sequence->turn->staging->Cancel(absl::AbortedError("the session's memory was forgotten"));
+    }
+  };
+  for (const auto& sequence : running_) mark(sequence);
+  for (const auto& sequence : waiting_) mark(sequence);
+  for (const auto& sequence : closing_) mark(sequence);
+  cache_->Forget(tenant, session_id);
+  sessions_->Forget(tenant, session_id);
+  UpdateGauges();
 }
 
 void Scheduler::NoteRate(int64_t num_tokens, bool has_chunks, double seconds) {
@@ -374,6 +602,7 @@ void Scheduler::UpdateGauges() {
   metrics_->running_sequences.Set(static_cast<double>(running_.size()));
   metrics_->waiting_requests.Set(static_cast<double>(waiting_.size()));
   metrics_->kv_pages_used.Set(used);
+  metrics_->kv_pages_cached.Set(static_cast<double>(pool_->idle_pages()));
   metrics_->kv_usage_ratio.Set(used / static_cast<double>(pool_->num_pages()));
 }
 
@@ -401,7 +630,18 @@ std::unique_ptr<Sequence> Scheduler::TakeRunning(const Sequence* sequence) {
 // By value: the sequences that go may hold the caller's reference.
 void Scheduler::CloseRequest(std::shared_ptr<Request> request, const absl::Status& status) {
   const auto is_its = [&](const auto& sequence) { return sequence->request == request; };
-  const size_t removed = std::erase_if(running_, is_its) + std::erase_if(waiting_, is_its);
+  // After an error of the model nothing is kept that it may have touched.
+  if (status.ok() || status.code() == absl::StatusCode::kCancelled ||
+      status.code() == absl::StatusCode::kDeadlineExceeded) {
+    for (const auto& sequence : running_) {
+      if (is_its(sequence)) KeepMemory(sequence.get());
+    }
+    for (const auto& sequence : closing_) {
+      if (is_its(sequence)) KeepMemory(sequence.get());
+    }
+  }
+  const size_t removed = std::erase_if(running_, is_its) + std::erase_if(waiting_, is_its) +
+                         std::erase_if(closing_, is_its);
   if (!status.ok() && removed > 0) {
     switch (status.code()) {
       case absl::StatusCode::kCancelled:
@@ -421,6 +661,7 @@ void Scheduler::CloseRequest(std::shared_ptr<Request> request, const absl::Statu
 void Scheduler::CloseAll(const absl::Status& status) {
   while (!running_.empty()) CloseRequest(running_.front()->request, status);
   while (!waiting_.empty()) CloseRequest(waiting_.front()->request, status);
+  while (!closing_.empty()) CloseRequest(closing_.front()->request, status);
   UpdateGauges();
 }
 

@@ -1,6 +1,7 @@
 #include "services/executor/scheduler.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <numeric>
 #include <random>
@@ -504,7 +505,7 @@ TEST_P(SchedulerLoadTest, NothingStallsLeaksOrIsLost) {
   for (int step = 0; step < 20000 && (callers.size() < 60 || !bench.scheduler->idle()); ++step) {
     if (callers.size() < 60 && pick(0, 3) == 0) {
       Caller caller;
-      const std::vector<int32_t> prompt = Prompt(pick(1, 100), static_cast<int32_t>(pick(0, 50)));
+      const std::vector<int32_t> prompt = Prompt(pick(1, 100), static_cast<int32_t>(pick(0, 9)));
       if (pick(0, 4) == 0) {
         std::vector<std::vector<int32_t>> continuations(pick(1, 9));
         for (auto& ids : continuations)
@@ -517,6 +518,11 @@ TEST_P(SchedulerLoadTest, NothingStallsLeaksOrIsLost) {
         caller.spec = Generate(prompt, sampling);
       }
       if (pick(0, 3) == 0) caller.spec.policy = *memory::WindowPolicy(pick(0, 4), pick(1, 40));
+      // Many find what earlier ones have left behind.
+      caller.spec.tenant = std::array{"", "a", "b"}[pick(0, 2)];
+      if (!caller.spec.is_score() && !caller.spec.tenant.empty() && pick(0, 1) == 0) {
+        caller.spec.session_id = std::array{"s", "t", "u"}[pick(0, 2)];
+      }
       caller.stream = bench.Add(caller.spec);
       callers.push_back(std::move(caller));
     }
@@ -550,6 +556,215 @@ TEST_P(SchedulerLoadTest, NothingStallsLeaksOrIsLost) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, SchedulerLoadTest, ::testing::Range(0, 12));
+
+// What a request answers after others have left their memory behind.
+struct CacheBench : Bench {
+  using Bench::Bench;
+  Answer Ask(WorkSpec spec, const std::string& tenant, const std::string& session = "") {
+    spec.tenant = tenant;
+    spec.session_id = session;
+    const size_t steps_before = model.steps().size();
+    const auto stream = Add(std::move(spec));
+    Answer answer;
+    while (!scheduler->idle()) {
+      Run(100);
+      Answer news = Take(*stream)[0];
+      answer.ids.insert(answer.ids.end(), news.ids.begin(), news.ids.end());
+      std::move(news.logprobs.begin(), news.logprobs.end(), std::back_inserter(answer.logprobs));
+      std::move(news.prompt_logprobs.begin(), news.prompt_logprobs.end(),
+                std::back_inserter(answer.prompt_logprobs));
+      if (news.end.has_value()) answer.end = news.end;
+    }
+    computed = 0;
+    for (size_t i = steps_before; i < model.steps().size(); ++i) {
+      computed += std::accumulate(model.steps()[i].begin(), model.steps()[i].end(), int64_t{0});
+    }
+    return answer;
+  }
+  int64_t computed = 0;  // tokens, for the last one asked
+};
+
+TEST(SchedulerCacheTest, ALaterRequestOfTheTenantComputesOnlyWhatIsNew) {
+  const WorkSpec spec = Generate(Prompt(100, 1), {.temperature = 0, .max_tokens = 20});
+  CacheBench bench;
+  const Answer first = bench.Ask(spec, "a");
+  EXPECT_EQ(first.ids, Alone(spec)[0].ids);
+  EXPECT_EQ(bench.computed, 119);
+  EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
+  EXPECT_EQ(bench.metrics.kv_pages_used.Value(), 0);
+  EXPECT_EQ(bench.metrics.kv_pages_cached.Value(), 4 * 8);
+
+  const Answer again = bench.Ask(spec, "a");
+  EXPECT_EQ(again.ids, first.ids);
+  EXPECT_EQ(bench.computed, 20) << "the last token of the prompt gives the logits";
+  EXPECT_EQ(again.end->usage.cached_tokens(), 99);
+  EXPECT_EQ(again.end->receipt.reused_tokens(), 99);
+  EXPECT_EQ(again.end->receipt.prefilled_tokens(), 1);
+  EXPECT_EQ(again.end->receipt.tier(), "hot");
+  EXPECT_EQ(bench.metrics.prefix_cache_hits.Value(), 99);
+  EXPECT_EQ(bench.metrics.prefix_cache_queries.Value(), 200);
+
+  std::vector<int32_t> next = spec.prompt;
+  next.insert(next.end(), first.ids.begin(), first.ids.end());
+  next.push_back(5);
+  const WorkSpec turn = Generate(next, {.temperature = 0, .max_tokens = 5});
+  EXPECT_EQ(bench.Ask(turn, "a").ids, Alone(turn)[0].ids);
+  EXPECT_EQ(bench.computed, 2 + 4);
+}
+
+TEST(SchedulerCacheTest, AnotherTenantFindsNothing) {
+  const WorkSpec spec = Generate(Prompt(100, 1), {.temperature = 0, .max_tokens = 20});
+  CacheBench bench;
+  bench.Ask(spec, "a");
+  const Answer other = bench.Ask(spec, "b");
+  EXPECT_EQ(bench.computed, 119);
+  EXPECT_EQ(other.end->usage.cached_tokens(), 0);
+  EXPECT_EQ(other.end->receipt.tier(), "none");
+  bench.Ask(spec, "");
+  EXPECT_EQ(bench.computed, 119);
+  bench.Ask(spec, "");
+  EXPECT_EQ(bench.computed, 119) << "without a tenant nothing is kept";
+}
+
+TEST(SchedulerCacheTest, TextsOfASessionAreTheSameWithAndWithoutTheCache) {
+  for (const bool is_windowed : {false, true}) {
+    CacheBench bench;
+    std::vector<int32_t> log = Prompt(30, 3);
+    for (int turn = 0; turn < 8; ++turn) {
+      WorkSpec spec = Generate(log, {.seed = 7, .max_tokens = 11});
+      if (is_windowed) spec.policy = *memory::WindowPolicy(4, 24);
+      const int64_t known = turn == 0 ? 0 : static_cast<int64_t>(log.size()) - 6;
+      const Answer answer = bench.Ask(spec, "a", "s");
+      EXPECT_EQ(answer.ids, Alone(spec)[0].ids) << turn;
+      EXPECT_EQ(answer.end->receipt.reused_tokens(), known) << turn;
+      EXPECT_EQ(answer.end->receipt.prefilled_tokens(), log.size() - known) << turn;
+      // The last generated token is not in the memory, and five new ones come.
+      log.insert(log.end(), answer.ids.begin(), answer.ids.end());
+      for (int i = 0; i < 5; ++i) log.push_back(20 + turn);
+    }
+  }
+}
+
+TEST(SchedulerCacheTest, AWindowThatCannotGoBackIsBuiltAnew) {
+  WorkSpec spec = Generate(Prompt(120, 3), {.temperature = 0, .max_tokens = 30});
+  spec.policy = *memory::WindowPolicy(4, 24);
+  CacheBench bench;
+  bench.Ask(spec, "a", "s");
+  spec.prompt.resize(60);
+  const Answer answer = bench.Ask(spec, "a", "s");
+  EXPECT_EQ(answer.ids, Alone(spec)[0].ids);
+  EXPECT_EQ(answer.end->receipt.reused_tokens(), 0);
+}
+
+TEST(SchedulerCacheTest, PromptLogprobsNeedEveryRow) {
+  SamplingParams sampling{.temperature = 0, .max_tokens = 3, .prompt_logprobs = 0};
+  const WorkSpec spec = Generate(Prompt(70, 3), sampling);
+  CacheBench bench;
+  const Answer first = bench.Ask(spec, "a");
+  const Answer second = bench.Ask(spec, "a");
+  ASSERT_THAT(second.prompt_logprobs, SizeIs(69));
+  for (size_t i = 0; i < 69; ++i) {
+    EXPECT_EQ(second.prompt_logprobs[i].chosen.logprob, first.prompt_logprobs[i].chosen.logprob);
+  }
+  EXPECT_EQ(second.end->receipt.reused_tokens(), 0);
+}
+
+TEST(SchedulerCacheTest, SeveralAnswersAndScoresShareWhatWasThere) {
+  CacheBench bench;
+  bench.Ask(Generate(Prompt(90, 1), {.temperature = 0, .max_tokens = 2}), "a");
+  WorkSpec several = Generate(Prompt(100, 1), {.seed = 9, .max_tokens = 12, .n = 3});
+  std::map<int, Answer> expected = Alone(several);
+  several.tenant = "a";
+  const auto stream = bench.Add(several);
+  bench.Run();
+  for (auto& [index, answer] : Bench::Take(*stream)) {
+    EXPECT_EQ(answer.ids, expected[index].ids) << index;
+    EXPECT_EQ(answer.end->receipt.reused_tokens(), index == 0 ? 90 : 100);
+  }
+  WorkSpec score = Score(Prompt(95, 1), {Prompt(1, 4), Prompt(8, 5)});
+  std::map<int, Answer> scores = Alone(score);
+  score.tenant = "a";
+  const size_t steps_before = bench.model.steps().size();
+  const auto scored = bench.Add(score);
+  bench.Run();
+  for (auto& [index, answer] : Bench::Take(*scored)) {
+    ASSERT_EQ(answer.logprobs.size(), scores[index].logprobs.size());
+    for (size_t i = 0; i < answer.logprobs.size(); ++i) {
+      EXPECT_EQ(answer.logprobs[i].chosen.logprob, scores[index].logprobs[i].chosen.logprob);
+    }
+  }
+  EXPECT_EQ(bench.model.steps()[steps_before], StepRecord{1}) << "the context's last token";
+}
+
+TEST(SchedulerCacheTest, WhatACancelledRequestHasComputedIsKept) {
+  WorkSpec spec = Generate(Prompt(100, 1), {.temperature = 0, .max_tokens = 200});
+  spec.tenant = "a";
+  CacheBench bench({.step_tokens = 40});
+  const auto stream = bench.Add(spec);
+  bench.scheduler->Step();
+  bench.scheduler->Step();
+  stream->Cancel();
+  bench.Run();
+  EXPECT_EQ(stream->status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
+  spec.sampling = std::make_shared<SamplingParams>(
+      SamplingParams{.temperature = 0, .max_tokens = 20});
+  const Answer answer = bench.Ask(spec, "a");
+  EXPECT_EQ(answer.end->receipt.reused_tokens(), 80);
+  EXPECT_EQ(answer.ids, Alone(spec)[0].ids);
+}
+
+TEST(SchedulerCacheTest, TheCacheGivesWayBeforeAnybodyRunning) {
+  // Room for 160 tokens: two old entries, then two requests that need all of it.
+  CacheBench bench({}, 4 * 10);
+  bench.Ask(Generate(Prompt(60, 1), {.temperature = 0, .max_tokens = 4}), "a");
+  bench.Ask(Generate(Prompt(60, 2), {.temperature = 0, .max_tokens = 4}), "a");
+  EXPECT_EQ(bench.scheduler->pool().idle_pages(), 4 * 8);
+  const WorkSpec third = Generate(Prompt(60, 3), {.temperature = 0, .max_tokens = 19});
+  const WorkSpec fourth = Generate(Prompt(60, 4), {.temperature = 0, .max_tokens = 19});
+  const auto one = bench.Add(third);
+  const auto two = bench.Add(fourth);
+  bench.scheduler->Step();
+  EXPECT_EQ(bench.scheduler->num_running(), 2) << "cached pages are room";
+  bench.Run();
+  EXPECT_EQ(Bench::Take(*one)[0].ids, Alone(third)[0].ids);
+  EXPECT_EQ(Bench::Take(*two)[0].ids, Alone(fourth)[0].ids);
+  EXPECT_EQ(bench.metrics.preemptions.Value(), 0);
+  EXPECT_EQ(bench.metrics.prefix_cache_evictions.Value(), 2);
+}
+
+TEST(SchedulerCacheTest, AFailedStepLeavesNothingBehind) {
+  WorkSpec spec = Generate(Prompt(100, 1), {.temperature = 0, .max_tokens = 200});
+  spec.tenant = "a";
+  CacheBench bench({.step_tokens = 40});
+  const auto stream = bench.Add(spec);
+  bench.scheduler->Step();
+  bench.model.before_step = [] { return absl::InternalError("device lost"); };
+  bench.Run();
+  EXPECT_EQ(stream->status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(bench.scheduler->pool().free_pages(), bench.scheduler->pool().num_pages());
+}
+
+TEST(SchedulerCacheTest, PausedAnswersComeBackWithoutComputingAgain) {
+  WorkSpec slow = Generate(Prompt(10, 1), {.temperature = 0, .max_tokens = 400});
+  slow.tenant = "a";
+  CacheBench bench({.max_running = 1, .pause_limit = std::chrono::milliseconds(0)});
+  const auto stream = bench.Add(slow);
+  for (int i = 0; i < 300; ++i) bench.scheduler->Step();
+  const auto next = bench.Add(Generate(Prompt(10, 2), {.temperature = 0, .max_tokens = 5}));
+  for (int i = 0; i < 8; ++i) bench.scheduler->Step();
+  EXPECT_EQ(bench.scheduler->num_waiting(), 1);
+  Answer answer = Bench::Take(*stream)[0];
+  const size_t steps_before = bench.model.steps().size();
+  while (!bench.scheduler->idle()) {
+    bench.scheduler->Step();
+    const std::vector<int32_t> more = Bench::Take(*stream)[0].ids;
+    answer.ids.insert(answer.ids.end(), more.begin(), more.end());
+  }
+  EXPECT_EQ(bench.model.steps()[steps_before], StepRecord{1});
+  slow.tenant = "";
+  EXPECT_EQ(answer.ids.size(), 400U);
+}
 
 TEST(SchedulerTest, RunningSequencesNeverExceedTheirLimit) {
   Bench bench({.max_running = 5, .step_tokens = 64}, 1 << 14);

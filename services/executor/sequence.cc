@@ -5,12 +5,21 @@
 
 #include "kernels/paged_attention.h"
 #include "services/executor/philox.h"
+#include "services/executor/session_turn.h"
 
 namespace mneme::executor {
 namespace {
 
 double MillisecondsBetween(Instant begin, Instant end) {
   return std::chrono::duration<double, std::milli>(end - begin).count();
+}
+
+// Where the memory of the prompt came from.
+std::string TierOf(const Sequence& sequence) {
+  if (sequence.turn != nullptr && sequence.turn->restored_tokens > 0) return sequence.turn->tier;
+  if (sequence.reused_tokens > 0) return "hot";
+  const WorkSpec& spec = sequence.request->spec;
+  return spec.parent_version > 0 || spec.snapshot_version > 0 ? "rebuilt" : "none";
 }
 
 Sampler MakeSampler(const Request& request, int index) {
@@ -22,6 +31,13 @@ Sampler MakeSampler(const Request& request, int index) {
 }
 
 }  // namespace
+
+Sequence::Sequence() = default;
+Sequence::~Sequence() = default;
+
+bool Sequence::is_restoring() const { return turn != nullptr && turn->fetch != nullptr; }
+
+bool Sequence::is_stored() const { return turn != nullptr && turn->staging != nullptr; }
 
 bool Sequence::wants_prompt_scores() const {
   return kind == SequenceKind::kAnswer && index == 0 &&
@@ -87,14 +103,20 @@ AnswerEnd MakeEnd(const Sequence& sequence, inference::v1::FinishReason reason, 
   end.usage.set_prompt_tokens(static_cast<int32_t>(sequence.num_prompt()));
   end.usage.set_completion_tokens(
       static_cast<int32_t>(sequence.tokens.size() - request.spec.prompt.size()));
+  const SessionTurn* const turn = sequence.turn.get();
+  const int64_t restored = turn == nullptr ? 0 : turn->restored_tokens;
   end.usage.set_cached_tokens(
-      static_cast<int32_t>(std::min(sequence.reused_tokens, sequence.num_prompt())));
+      static_cast<int32_t>(std::min(sequence.reused_tokens + restored, sequence.num_prompt())));
 
   inference::v1::MemoryReceipt& receipt = end.receipt;
-  receipt.set_not_persisted_reason(request.spec.not_persisted_reason);
+  if (turn != nullptr) {
+    receipt.set_not_persisted_reason(turn->not_stored_reason);
+    receipt.set_bytes_moved(turn->fetched_bytes);
+    receipt.set_restored_tokens(restored);
+  }
   receipt.set_reused_tokens(sequence.reused_tokens);
   receipt.set_prefilled_tokens(sequence.prefilled_tokens);
-  receipt.set_tier("none");
+  receipt.set_tier(TierOf(sequence));
   receipt.set_kv_bytes_peak(sequence.peak_bytes);
   if (sequence.memory.has_value()) {
     const memory::KvSequence& memory = *sequence.memory;
@@ -116,8 +138,10 @@ AnswerEnd MakeEnd(const Sequence& sequence, inference::v1::FinishReason reason, 
   auto& ms = *receipt.mutable_ms();
   const Instant started = request.started.value_or(now);
   const Instant first_token = sequence.first_token.value_or(now);
+  const double restore_ms = turn == nullptr ? 0 : turn->restore_ms;
   ms["queue"] = MillisecondsBetween(request.submitted, started);
-  ms["prefill"] = MillisecondsBetween(started, first_token);
+  if (restore_ms > 0) ms["restore"] = restore_ms;
+  ms["prefill"] = std::max(MillisecondsBetween(started, first_token) - restore_ms, 0.0);
   ms["decode"] = MillisecondsBetween(first_token, now);
   ms["total"] = MillisecondsBetween(request.submitted, now);
   return end;

@@ -12,6 +12,8 @@
 #include "absl/time/time.h"
 #include "common/memory/kv_sequence.h"
 #include "common/memory/memory_policy.h"
+#include "common/trace/request_context.h"
+#include "mneme/snapshot/v1/snapshot.pb.h"
 #include "services/executor/sampler.h"
 #include "services/executor/sampling_params.h"
 #include "services/executor/token_stream.h"
@@ -20,18 +22,24 @@ namespace mneme::executor {
 
 using Instant = std::chrono::steady_clock::time_point;
 
+struct SessionTurn;  // session_turn.h
+
 // A checked request. With `sampling` it generates; without, it scores `continuations`.
 struct WorkSpec {
   std::string request_id;
+  std::string tenant;      // whose memory may be shared with it; empty: nobody's
+  std::string session_id;  // empty: stateless
+  uint64_t lease_token = 0;
+  uint64_t parent_version = 0;    // of the session, that the prompt goes on from
+  uint64_t snapshot_version = 0;  // of its latest snapshot; 0: it has none
+  snapshot::v1::Encoding snapshot_encoding = snapshot::v1::ENCODING_UNSPECIFIED;
+  trace::RequestContext trace;
   std::vector<int32_t> prompt;     // or the context of a Score request; at least one token
   std::vector<int32_t> generated;  // what another executor had generated already
   std::shared_ptr<const SamplingParams> sampling;
   std::vector<std::vector<int32_t>> continuations;
   std::shared_ptr<const memory::MemoryPolicy> policy;
   absl::Time deadline = absl::InfiniteFuture();
-  // Why the turn is not stored, for the receipt; empty: nobody expects it to be.
-  std::string not_persisted_reason;
-
   bool is_score() const { return sampling == nullptr; }
   int num_answers() const {
     return is_score() ? static_cast<int>(continuations.size()) : sampling->n;
@@ -58,6 +66,9 @@ enum class SequenceKind {
 
 // Engine thread only.
 struct Sequence {
+  Sequence();
+  ~Sequence();
+
   std::shared_ptr<Request> request;
   SequenceKind kind = SequenceKind::kAnswer;
   int index = 0;                             // which answer or continuation; -1: a context
@@ -69,6 +80,10 @@ struct Sequence {
   // Of a continuation: of its tokens so far. Of a context: of each continuation's first token.
   std::vector<TokenScores> scores;
   bool forked = false;  // the other answers have been made
+  bool opened = false;  // has had a place in the batch
+  std::unique_ptr<SessionTurn> turn;  // of a session's, once it has had a place in the batch
+  AnswerEnd end;                      // of one that waits for its snapshot
+  bool is_forgotten = false;          // nothing of it may be kept
 
   // For the receipt.
   int64_t reused_tokens = 0;
@@ -85,6 +100,18 @@ struct Sequence {
   }
   int64_t waiting_tokens() const { return num_to_compute() - num_computed(); }
   int64_t num_prompt() const { return static_cast<int64_t>(request->spec.prompt.size()); }
+  // Tokens that need not be computed if their entries are there: what follows gives the logits.
+  int64_t most_reusable() const {
+    return wants_prompt_scores() ? num_scored - 1 : num_to_compute() - 1;
+  }
+  // The memory is the session's: the next turn goes on from it.
+  bool is_session_turn() const {
+    return kind == SequenceKind::kAnswer && index == 0 && !request->spec.session_id.empty();
+  }
+  // It waits for stored memory.
+  bool is_restoring() const;
+  // Its memory goes to the memory service; the answer's end waits for that.
+  bool is_stored() const;
   // Says whether the answers still have to be forked off this one.
   bool is_unforked_leader() const {
     return kind == SequenceKind::kAnswer && index == 0 && request->spec.sampling->n > 1 && !forked;

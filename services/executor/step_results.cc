@@ -55,7 +55,12 @@ void StepResults::AcceptToken(Draw* draw, Instant now, Outcome* outcome) {
     reason = inference::v1::FINISH_REASON_LENGTH;
   }
   if (reason != inference::v1::FINISH_REASON_UNSPECIFIED) {
-    event.end = MakeEnd(sequence, reason, now);
+    AnswerEnd end = MakeEnd(sequence, reason, now);
+    if (sequence.is_stored()) {
+      sequence.end = std::move(end);  // told when its memory is stored
+    } else {
+      event.end = std::move(end);
+    }
     metrics_->Finished(reason).Increment();
     outcome->ended.push_back(&sequence);
   }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -36,6 +37,7 @@ struct AnswerEnd {
   inference::v1::FinishReason reason = inference::v1::FINISH_REASON_UNSPECIFIED;
   inference::v1::Usage usage;
   inference::v1::MemoryReceipt receipt;
+  std::string snapshot_id;  // staged in the memory service; empty: none
 };
 
 // News of one answer (or, for a Score request, of one continuation).

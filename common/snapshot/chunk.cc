@@ -1,0 +1,398 @@
+#include "common/snapshot/chunk.h"
+
+#include <c10/util/BFloat16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/snapshot/crc32c.h"
+#include "common/snapshot/encoding.h"
+#include "common/snapshot/host_pages.h"
+#include "common/snapshot/runs.h"
+#include "common/status/status_macros.h"
+#include "kernels/paged_attention_layout.h"
+
+namespace mneme::snapshot {
+namespace {
+
+using kernels::kPageEntries;
+
+int64_t RoundDown(int64_t entries) { return entries / kPageEntries * kPageEntries; }
+
+// Entries that lie side by side both in a tile and in a page.
+struct Piece {
+  int64_t tile_begin;  // the tile's first entry, as a count of the payload's entries of the head
+  int64_t tile_width;
+  int64_t tile_offset;
+  int64_t page;
+  int64_t page_offset;
+  int64_t count;
+};
+
+// Cuts the entries of one head into pieces. `first_serial` is the chunk's.
+template <typename Body>
+void ForEachPiece(const EntryRuns& runs, int64_t first_serial, Body&& body) {
+  const int64_t total = NumEntries(runs);
+  int64_t tile_begin = 0;
+  int64_t tile_end = std::min(total, kPageEntries - first_serial % kPageEntries);
+  int64_t done = 0;
+  for (const memory::EntryRun& run : runs) {
+    for (int64_t serial = run.begin; serial < run.end;) {
+      if (done == tile_end) {
+        tile_begin = tile_end;
+        tile_end = std::min(total, tile_begin + kPageEntries);
+      }
+      const int64_t offset = serial % kPageEntries;
+      const int64_t count =
+          std::min({run.end - serial, kPageEntries - offset, tile_end - done});
+      body(Piece{tile_begin, tile_end - tile_begin, done - tile_begin, serial / kPageEntries,
+                 offset, count});
+      serial += count;
+      done += count;
+    }
+  }
+}
+
+// The numbers of a piece between a page and a tile of the same type, one way or the other.
+// `tile` is where the tile begins.
+template <bool kToTile>
+void CopyPiece(const Piece& piece, int64_t head_size, int64_t number_bytes, char* page,
+               char* tile) {
+  const auto copy = [](char* in_page, char* in_tile, int64_t bytes) {
+    if constexpr (kToTile) {
+      std::memcpy(in_tile, in_page, bytes);
+    } else {
+      std::memcpy(in_page, in_tile, bytes);
+    }
+  };
+  if (piece.count == kPageEntries) {  // of both: they are the same
+    copy(page, tile, 2 * kPageEntries * head_size * number_bytes);
+    return;
+  }
+  for (int64_t d = 0; d < head_size; ++d) {
+    copy(page + (d * kPageEntries + piece.page_offset) * number_bytes,
+         tile + (d * piece.tile_width + piece.tile_offset) * number_bytes,
+         piece.count * number_bytes);
+  }
+  copy(page + (head_size * kPageEntries + piece.page_offset * head_size) * number_bytes,
+       tile + (head_size * piece.tile_width + piece.tile_offset * head_size) * number_bytes,
+       piece.count * head_size * number_bytes);
+}
+
+float LoadNumber(const char* at, bool is_float32) {
+  if (is_float32) {
+    float number;
+    std::memcpy(&number, at, sizeof(number));
+    return number;
+  }
+  c10::BFloat16 number;
+  std::memcpy(&number, at, sizeof(number));
+  return static_cast<float>(number);
+}
+
+void StoreNumber(float number, bool is_float32, char* at) {
+  if (is_float32) {
+    std::memcpy(at, &number, sizeof(number));
+    return;
+  }
+  const c10::BFloat16 rounded(number);
+  std::memcpy(at, &rounded, sizeof(rounded));
+}
+
+// One head's part of a payload where the chunk's type is not the pool's: number by number.
+class HeadConverter {
+ public:
+  HeadConverter(v1::Encoding encoding, bool pool_is_float32, int64_t num_entries,
+                int64_t head_size, char* payload)
+      : encoding_(encoding),
+        pool_is_float32_(pool_is_float32),
+        page_number_bytes_(pool_is_float32 ? 4 : 2),
+        head_size_(head_size),
+        scales_(payload),
+        value_scales_(payload + (IsScaled(encoding) ? num_entries * 4 : 0)),
+        tiles_(payload + (IsScaled(encoding) ? num_entries * 8 : 0)) {}
+
+  void Encode(const Piece& piece, const char* page) {
+    std::vector<float> numbers(head_size_);
+    for (int64_t i = 0; i < piece.count; ++i) {
+      for (const bool is_value : {false, true}) {
+        for (int64_t d = 0; d < head_size_; ++d) {
+          numbers[d] = LoadNumber(page + PageOffset(piece, i, d, is_value), pool_is_float32_);
+        }
+        float scale = 1;
+        if (IsScaled(encoding_)) {
+          scale = ScaleOf(numbers, encoding_);
+          std::memcpy(ScaleAt(piece, i, is_value), &scale, sizeof(scale));
+        }
+        for (int64_t d = 0; d < head_size_; ++d) {
+          char* const at = TileAt(piece, i, d, is_value);
+          if (IsScaled(encoding_)) {
+            *at = static_cast<char>(Quantise(numbers[d], scale, encoding_));
+          } else {
+            StoreNumber(numbers[d], encoding_ == v1::ENCODING_FLOAT32, at);
+          }
+        }
+      }
+    }
+  }
+
+  // False: a scale is not a number.
+  bool Decode(const Piece& piece, char* page) {
+    for (int64_t i = 0; i < piece.count; ++i) {
+      for (const bool is_value : {false, true}) {
+        float scale = 1;
+        if (IsScaled(encoding_)) {
+          std::memcpy(&scale, ScaleAt(piece, i, is_value), sizeof(scale));
+          if (!std::isfinite(scale) || scale < 0) return false;
+        }
+        for (int64_t d = 0; d < head_size_; ++d) {
+          const char* const at = TileAt(piece, i, d, is_value);
+          const float number =
+              IsScaled(encoding_)
+                  ? Dequantise(static_cast<uint8_t>(*at), scale, encoding_)
+                  : LoadNumber(at, encoding_ == v1::ENCODING_FLOAT32);
+          StoreNumber(number, pool_is_float32_, page + PageOffset(piece, i, d, is_value));
+        }
+      }
+    }
+    return true;
+  }
+
+ private:
+  int64_t PageOffset(const Piece& piece, int64_t i, int64_t d, bool is_value) const {
+    const int64_t entry = piece.page_offset + i;
+    return page_number_bytes_ * (is_value ? (kPageEntries + entry) * head_size_ + d
+                                          : d * kPageEntries + entry);
+  }
+  char* TileAt(const Piece& piece, int64_t i, int64_t d, bool is_value) const {
+    const int64_t entry = piece.tile_offset + i;
+    const int64_t number = 2 * piece.tile_begin * head_size_ +
+                           (is_value ? (piece.tile_width + entry) * head_size_ + d
+                                     : d * piece.tile_width + entry);
+    return tiles_ + number * NumberBytes(encoding_);
+  }
+  char* ScaleAt(const Piece& piece, int64_t i, bool is_value) const {
+    return (is_value ? value_scales_ : scales_) + 4 * (piece.tile_begin + piece.tile_offset + i);
+  }
+
+  const v1::Encoding encoding_;
+  const bool pool_is_float32_;
+  const int64_t page_number_bytes_;
+  const int64_t head_size_;
+  char* const scales_;
+  char* const value_scales_;
+  char* const tiles_;
+};
+
+// The entries of each head of the range, heads within layers.
+using HeadRuns = std::vector<EntryRuns>;
+
+int64_t PayloadBytes(const HeadRuns& heads, v1::Encoding encoding, int64_t head_size) {
+  int64_t bytes = 0;
+  for (const EntryRuns& runs : heads) bytes += HeadBytes(encoding, NumEntries(runs), head_size);
+  return bytes;
+}
+
+absl::StatusOr<HeadRuns> RunsOf(const v1::Chunk& chunk, int64_t num_kv_heads) {
+  const int64_t first = static_cast<int64_t>(chunk.first_serial());
+  const int64_t end = first + static_cast<int64_t>(chunk.num_serials());
+  if (chunk.heads().empty()) {
+    return HeadRuns(chunk.num_layers() * num_kv_heads, EntryRuns{{first, end}});
+  }
+  HeadRuns heads;
+  heads.reserve(chunk.heads_size());
+  for (const v1::Runs& runs : chunk.heads()) {
+    ASSIGN_OR_RETURN(EntryRuns entries, FromWire(runs, first, end));
+    heads.push_back(std::move(entries));
+  }
+  return heads;
+}
+
+ChunkRange RangeOf(const v1::Chunk& chunk) {
+  return {.first_layer = chunk.first_layer(),
+          .num_layers = chunk.num_layers(),
+          .first_serial = static_cast<int64_t>(chunk.first_serial()),
+          .num_serials = static_cast<int64_t>(chunk.num_serials())};
+}
+
+}  // namespace
+
+ChunkPlan::ChunkPlan(const memory::KvShape& shape, v1::Encoding encoding)
+    : num_layers_(shape.num_layers) {
+  const int64_t layer_bytes = shape.num_kv_heads * HeadBytes(encoding, 1, shape.head_size);
+  const int64_t page_layers = kMaxChunkBytes / (layer_bytes * kPageEntries);
+  group_layers_ = std::clamp<int64_t>(page_layers, 1, num_layers_);
+  // Groups of nearly the same size.
+  const int64_t num_groups = (num_layers_ + group_layers_ - 1) / group_layers_;
+  group_layers_ = (num_layers_ + num_groups - 1) / num_groups;
+  max_serials_ = std::max<int64_t>(kMaxChunkBytes / (layer_bytes * group_layers_), 1);
+}
+
+int64_t ChunkPlan::FullEnd(int64_t first_serial) const {
+  const int64_t end = RoundDown(first_serial + max_serials_);
+  return end > first_serial ? end : first_serial + max_serials_;
+}
+
+std::vector<ChunkRange> ChunkPlan::Ranges(int64_t first, int64_t end) const {
+  std::vector<ChunkRange> ranges;
+  if (first >= end) return ranges;
+  for (int64_t layer = 0; layer < num_layers_; layer += group_layers_) {
+    ranges.push_back({.first_layer = layer,
+                      .num_layers = std::min(group_layers_, num_layers_ - layer),
+                      .first_serial = first,
+                      .num_serials = end - first});
+  }
+  return ranges;
+}
+
+absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence& sequence,
+                                                        const ChunkRange& range,
+                                                        v1::Encoding encoding) {
+  const memory::KvShape& shape = sequence.shape();
+  if (range.first_layer < 0 || range.num_layers < 1 ||
+      range.first_layer + range.num_layers > shape.num_layers || range.first_serial < 0 ||
+      range.num_serials < 1 || range.end_serial() > sequence.num_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no such entries to store: layers ", range.first_layer, " + ", range.num_layers,
+        ", serials ", range.first_serial, " + ", range.num_serials, " of ", sequence.num_tokens()));
+  }
+  HeadRuns heads;
+  heads.reserve(range.num_layers * shape.num_kv_heads);
+  bool is_whole = true;
+  for (int64_t i = 0; i < range.num_layers; ++i) {
+    const int64_t layer = range.first_layer + i;
+    for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+      if (sequence.length(layer, head) != sequence.num_tokens()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("entries that a policy has moved can't be stored by position: layer ",
+                         layer, ", head ", head));
+      }
+      heads.push_back(
+          HeldRuns(sequence, layer, head, range.first_serial, range.end_serial()));
+      is_whole &= NumEntries(heads.back()) == range.num_serials;
+    }
+  }
+  const int64_t bytes = PayloadBytes(heads, encoding, shape.head_size);
+  if (bytes == 0) return std::nullopt;
+  if (bytes > kMaxChunkBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a chunk of so many entries is too large: ", bytes, " bytes"));
+  }
+
+  EncodedChunk result;
+  result.payload.resize(bytes);
+  ASSIGN_OR_RETURN(const HostPages pages, HostPages::Load(sequence, range));
+  const bool is_float32 = sequence.pool().dtype() == at::kFloat;
+  const bool is_exact = encoding == ExactEncoding(sequence.pool().dtype());
+  char* payload = result.payload.data();
+  for (size_t h = 0; h < heads.size(); ++h) {
+    const int64_t layer = range.first_layer + static_cast<int64_t>(h) / shape.num_kv_heads;
+    const int64_t head = static_cast<int64_t>(h) % shape.num_kv_heads;
+    const int64_t num_entries = NumEntries(heads[h]);
+    HeadConverter converter(encoding, is_float32, num_entries, shape.head_size, payload);
+    ForEachPiece(heads[h], range.first_serial, [&](const Piece& piece) {
+      char* const page = pages.page(layer, head, piece.page);
+      if (is_exact) {
+        CopyPiece<true>(piece, shape.head_size, NumberBytes(encoding), page,
+                        payload + HeadBytes(encoding, piece.tile_begin, shape.head_size));
+      } else {
+        converter.Encode(piece, page);
+      }
+    });
+    payload += HeadBytes(encoding, num_entries, shape.head_size);
+  }
+
+  v1::Chunk& chunk = result.chunk;
+  chunk.set_num_bytes(static_cast<uint32_t>(bytes));
+  chunk.set_encoding(encoding);
+  chunk.set_first_layer(static_cast<int32_t>(range.first_layer));
+  chunk.set_num_layers(static_cast<int32_t>(range.num_layers));
+  chunk.set_first_serial(static_cast<uint64_t>(range.first_serial));
+  chunk.set_num_serials(static_cast<uint64_t>(range.num_serials));
+  if (!is_whole) {
+    for (const EntryRuns& runs : heads) ToWire(runs, range.first_serial, chunk.add_heads());
+  }
+  chunk.set_crc32c(Crc32c(result.payload));
+  return result;
+}
+
+absl::Status CheckChunk(const v1::Chunk& chunk, const memory::KvShape& shape) {
+  constexpr uint64_t kMaxSerial = uint64_t{1} << 30;
+  if (!IsKnown(chunk.encoding())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("this version does not know a chunk's encoding: ", chunk.encoding()));
+  }
+  if (chunk.first_layer() < 0 || chunk.num_layers() < 1 ||
+      chunk.first_layer() > shape.num_layers - chunk.num_layers()) {
+    return absl::InvalidArgumentError(absl::StrCat("a chunk is of layers that are not there: ",
+                                                   chunk.first_layer(), " + ",
+                                                   chunk.num_layers()));
+  }
+  if (chunk.num_serials() < 1 || chunk.num_serials() > kMaxSerial ||
+      chunk.first_serial() > kMaxSerial) {
+    return absl::InvalidArgumentError(absl::StrCat("a chunk's serials are out of range: ",
+                                                   chunk.first_serial(), " + ",
+                                                   chunk.num_serials()));
+  }
+  if (!chunk.heads().empty() &&
+      chunk.heads_size() != chunk.num_layers() * shape.num_kv_heads) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a chunk has not one set of entries per layer and head: ", chunk.heads_size()));
+  }
+  ASSIGN_OR_RETURN(const HeadRuns heads, RunsOf(chunk, shape.num_kv_heads));
+  const int64_t bytes = PayloadBytes(heads, chunk.encoding(), shape.head_size);
+  if (bytes < 1 || bytes > kMaxChunkBytes || bytes != chunk.num_bytes()) {
+    return absl::InvalidArgumentError(absl::StrCat("a chunk's size is not that of its entries: ",
+                                                   chunk.num_bytes(), " bytes, entries need ",
+                                                   bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ImportChunk(const v1::Chunk& chunk, absl::string_view payload,
+                         memory::KvSequence* sequence) {
+  const memory::KvShape& shape = sequence->shape();
+  const ChunkRange range = RangeOf(chunk);
+  if (range.end_serial() > sequence->num_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat("a chunk ends beyond the memory: ",
+                                                   range.end_serial(), " of ",
+                                                   sequence->num_tokens()));
+  }
+  if (payload.size() != chunk.num_bytes() || Crc32c(payload) != chunk.crc32c()) {
+    return absl::DataLossError(
+        absl::StrCat("a chunk's bytes are not those that were stored: serials ",
+                     range.first_serial, " + ", range.num_serials, ", ", payload.size(), " of ",
+                     chunk.num_bytes(), " bytes"));
+  }
+  ASSIGN_OR_RETURN(const HeadRuns heads, RunsOf(chunk, shape.num_kv_heads));
+  ASSIGN_OR_RETURN(const HostPages pages, HostPages::Load(*sequence, range));
+  const bool is_float32 = sequence->pool().dtype() == at::kFloat;
+  const bool is_exact = chunk.encoding() == ExactEncoding(sequence->pool().dtype());
+  bool is_sound = true;
+  // The converter also writes, elsewhere; this payload it only reads.
+  char* at = const_cast<char*>(payload.data());
+  for (size_t h = 0; h < heads.size(); ++h) {
+    const int64_t layer = range.first_layer + static_cast<int64_t>(h) / shape.num_kv_heads;
+    const int64_t head = static_cast<int64_t>(h) % shape.num_kv_heads;
+    const int64_t num_entries = NumEntries(heads[h]);
+    HeadConverter converter(chunk.encoding(), is_float32, num_entries, shape.head_size, at);
+    ForEachPiece(heads[h], range.first_serial, [&](const Piece& piece) {
+      char* const page = pages.page(layer, head, piece.page);
+      if (page == nullptr) return;
+      if (is_exact) {
+        CopyPiece<false>(piece, shape.head_size, NumberBytes(chunk.encoding()), page,
+                         at + HeadBytes(chunk.encoding(), piece.tile_begin, shape.head_size));
+      } else {
+        is_sound &= converter.Decode(piece, page);
+      }
+    });
+    at += HeadBytes(chunk.encoding(), num_entries, shape.head_size);
+  }
+  if (!is_sound) return absl::DataLossError("a chunk has scales that are no numbers");
+  return pages.Store();
+}
+
+}  // namespace mneme::snapshot

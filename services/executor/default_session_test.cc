@@ -1,0 +1,143 @@
+// Sessions of the default model that come back from stored memory, in both compute types: the very
+// same tokens and log-probabilities as without an interruption. Through the stubs.
+#include <grpcpp/grpcpp.h>
+
+#include "common/rpc/client.h"
+#include "common/rpc/server.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/executor/executor_service.h"
+#include "services/executor/fake_memory_service.h"
+#include "services/executor/loaded_model.h"
+#include "services/executor/test_requests.h"
+
+namespace mneme::executor {
+namespace {
+
+struct Answer {
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+  v1::GenerateResponse last;
+};
+
+class DefaultSessionTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    prompts_ = GoldenPrompts();
+    ASSERT_GE(prompts_.size(), 4U) << "golden/models is missing; set MNEME_GOLDEN";
+    auto model = LoadedModel::Load(DefaultModelConfig(GetParam()));
+    ASSERT_TRUE(model.ok()) << model.status() << "; run the set-up to fetch the default model";
+    memory_server_ = *rpc::Server::Start({.listen = "127.0.0.1:0"}, {&memory_});
+    EngineOptions options;
+    options.scheduler.step_tokens = 48;
+    options.scheduler.max_running = 32;
+    options.scheduler.kv_budget_bytes = int64_t{256} << 20;
+    options.sessions.model_fingerprint = (*model)->Describe().fingerprint();
+    options.sessions.link.host_cache_bytes = 0;
+    options.sessions.close_timeout = std::chrono::minutes(1);
+    options.sessions.link.fetch.manifest_timeout = absl::Minutes(1);
+    options.sessions.link.fetch.chunk_timeout = absl::Minutes(1);
+    options.memory_service =
+        memory::v1::MemoryService::NewStub(rpc::ConnectTo(memory_server_->address()));
+    engine_ = *Engine::Create(*std::move(model), options, &metrics_);
+    service_.SetEngine(engine_.get(), {});
+    server_ = *rpc::Server::Start({}, {&service_});
+    stub_ = v1::ExecutorService::NewStub(server_->InProcessChannel());
+  }
+
+  void TearDown() override {
+    if (server_ != nullptr) server_->Shutdown(absl::Seconds(10));
+    if (memory_server_ != nullptr) memory_server_->Shutdown(absl::Seconds(1));
+  }
+
+  Answer Generate(const v1::GenerateRequest& request) {
+    Answer answer;
+    grpc::ClientContext context;
+    const auto reader = stub_->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) {
+      answer.ids.insert(answer.ids.end(), response.token_ids().begin(), response.token_ids().end());
+      for (const auto& logprob : response.logprobs()) answer.logprobs.push_back(logprob.logprob());
+      answer.last = response;
+    }
+    const grpc::Status status = reader->Finish();
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return answer;
+  }
+
+  // Three turns, each of which finds neither hot pages nor copies.
+  void ExpectSameTexts(const v1::GenerateRequest& settings) {
+    v1::GenerateRequest request = settings;
+    request.set_tenant("t");
+    request.set_session_id("s");
+    request.set_lease_token(1);
+    for (uint64_t version = 0; version < 3; ++version) {
+      const std::vector<int32_t>& more = prompts_[version + 1].prompt_ids;
+      request.mutable_prompt_ids()->Add(more.begin(), more.end());
+      request.set_parent_version(version);
+      request.set_snapshot_version(version);
+      v1::GenerateRequest plain = request;
+      plain.clear_tenant();
+      plain.clear_session_id();
+      const Answer expected = Generate(plain);
+
+      v1::ForgetMemoryRequest forget;
+      forget.set_tenant("t");
+      grpc::ClientContext context;
+      v1::ForgetMemoryResponse forgotten;
+      ASSERT_TRUE(stub_->ForgetMemory(&context, forget, &forgotten).ok());
+      const Answer answer = Generate(request);
+      EXPECT_EQ(answer.ids, expected.ids) << version;
+      EXPECT_EQ(answer.logprobs, expected.logprobs) << version;
+      const auto& receipt = answer.last.receipt();
+      EXPECT_EQ(receipt.restored_tokens() > 0, version > 0) << version;
+      EXPECT_EQ(receipt.restored_tokens() + receipt.prefilled_tokens(), request.prompt_ids_size());
+      ASSERT_TRUE(memory_.Commit("t", "s", version + 1, answer.last.snapshot_id()))
+          << receipt.not_persisted_reason();
+      request.mutable_prompt_ids()->Add(answer.ids.begin(), answer.ids.end());
+    }
+  }
+
+  v1::GenerateRequest Settings() const {
+    v1::GenerateRequest request;
+    request.mutable_prompt_ids()->Assign(prompts_[0].prompt_ids.begin(),
+                                         prompts_[0].prompt_ids.end());
+    request.mutable_sampling()->set_max_tokens(11);
+    request.mutable_sampling()->set_temperature(0.8F);
+    request.mutable_sampling()->set_seed(9);
+    request.mutable_sampling()->set_ignore_eos(true);
+    request.mutable_sampling()->set_logprobs(0);
+    return request;
+  }
+
+  std::vector<GoldenPrompt> prompts_;
+  FakeMemoryService memory_;
+  std::unique_ptr<rpc::Server> memory_server_;
+  metrics::Registry registry_;
+  ExecutorMetrics metrics_{registry_};
+  std::unique_ptr<Engine> engine_;
+  ExecutorServiceImpl service_;
+  std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<v1::ExecutorService::Stub> stub_;
+};
+
+TEST_P(DefaultSessionTest, ComeBackBitForBit) {
+  ExpectSameTexts(Settings());
+  EXPECT_EQ(memory_.Committed("t", "s", 3).chunks(0).encoding(),
+            std::string(GetParam()) == "float32" ? snapshot::v1::ENCODING_FLOAT32
+                                                 : snapshot::v1::ENCODING_BFLOAT16);
+}
+
+TEST_P(DefaultSessionTest, ComeBackBitForBitWithAWindow) {
+  v1::GenerateRequest request = Settings();
+  request.mutable_memory_policy()->mutable_window()->set_sinks(4);
+  request.mutable_memory_policy()->mutable_window()->set_recent(40);
+  ExpectSameTexts(request);
+}
+
+INSTANTIATE_TEST_SUITE_P(ComputeTypes, DefaultSessionTest,
+                         ::testing::Values("float32", "bfloat16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace mneme::executor

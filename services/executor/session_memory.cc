@@ -1,0 +1,300 @@
+#include "services/executor/session_memory.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/log/log.h"
+#include "common/snapshot/chunk.h"
+#include "common/snapshot/encoding.h"
+#include "common/snapshot/manifest.h"
+
+namespace mneme::executor {
+namespace {
+
+using Milliseconds = std::chrono::duration<double, std::milli>;
+
+TurnIdentity IdentityOf(const WorkSpec& spec) {
+  return {.tenant = spec.tenant,
+          .session_id = spec.session_id,
+          .lease_token = spec.lease_token,
+          .parent_version = spec.parent_version,
+          .trace = spec.trace};
+}
+
+StoredSnapshot StoredOf(const snapshot::v1::Manifest& manifest, uint64_t version) {
+  return {.version = version,
+          .num_tokens = static_cast<int64_t>(manifest.num_tokens()),
+          .chunks = {manifest.chunks().begin(), manifest.chunks().end()}};
+}
+
+}  // namespace
+
+SessionMemory::SessionMemory(const SessionMemoryOptions& options,
+                             std::shared_ptr<memory::v1::MemoryService::StubInterface> stub,
+                             std::shared_ptr<EngineSignal> signal, ExecutorMetrics* metrics)
+    : options_(options), metrics_(metrics) {
+  if (stub == nullptr) return;
+  link_ = std::make_unique<MemoryLink>(std::move(stub), options.link, std::move(signal));
+}
+
+snapshot::v1::Lineage SessionMemory::LineageOf(const Sequence& sequence) const {
+  snapshot::v1::Lineage lineage;
+  lineage.set_model_fingerprint(options_.model_fingerprint);
+  lineage.set_policy(sequence.request->spec.policy->Describe());
+  return lineage;
+}
+
+void SessionMemory::Begin(Sequence* sequence, std::optional<StoredSnapshot> snapshot) {
+  const WorkSpec& spec = sequence->request->spec;
+  sequence->turn = std::make_unique<SessionTurn>();
+  SessionTurn& turn = *sequence->turn;
+  if (link_ == nullptr) {
+    turn.not_stored_reason =
+        "this executor stores no key/value snapshots; the session is rebuilt from its token log";
+    return;
+  }
+  if (spec.lease_token == 0) {
+    turn.not_stored_reason = "the request names no lease of its session";
+  } else {
+    turn.staging = link_->Stage(IdentityOf(spec));
+  }
+  if (spec.snapshot_version == 0) return;
+  if (snapshot.has_value() && snapshot->version == spec.snapshot_version) {
+    UseSnapshot(sequence, *std::move(snapshot));
+  } else if (sequence->most_reusable() > 0) {
+    StartFetch(sequence);
+  }
+}
+
+void SessionMemory::StartFetch(Sequence* sequence) {
+  const WorkSpec& spec = sequence->request->spec;
+  SessionTurn& turn = *sequence->turn;
+  turn.fetch_started = std::chrono::steady_clock::now();
+  turn.fetch = link_->StartFetch({.turn = IdentityOf(spec),
+                                  .version = spec.snapshot_version,
+                                  .lineage = LineageOf(*sequence),
+                                  .shape = sequence->memory->shape(),
+                                  .policy = spec.policy,
+                                  .tokens = sequence->tokens,
+                                  .num_present = sequence->num_computed()});
+  if (turn.fetch == nullptr) {
+    FailRestore(sequence, absl::ResourceExhaustedError("too many sessions are being restored"));
+  }
+}
+
+void SessionMemory::EndFetch(Sequence* sequence) {
+  SessionTurn& turn = *sequence->turn;
+  turn.restore_ms = Milliseconds(std::chrono::steady_clock::now() - turn.fetch_started).count();
+  turn.is_importing = false;
+  if (turn.fetch == nullptr) return;
+  turn.fetched_bytes = turn.fetch->fetched_bytes();
+  metrics_->snapshot_bytes_fetched.Increment(static_cast<double>(turn.fetched_bytes));
+  turn.fetch->Cancel();
+  turn.fetch.reset();
+}
+
+void SessionMemory::FailRestore(Sequence* sequence, const absl::Status& status) {
+  const WorkSpec& spec = sequence->request->spec;
+  log::Warning("stored memory is not used, the rest is computed from the tokens",
+               {{"request", spec.request_id},
+                {"session", spec.session_id},
+                {"tokens", static_cast<int64_t>(sequence->tokens.size())},
+                {"error", status.ToString()}});
+  metrics_->restores_failed.Increment();
+  if (sequence->turn->is_importing) {
+    sequence->memory.emplace(&sequence->memory->pool(), sequence->memory->shape(), spec.policy);
+  }
+  EndFetch(sequence);
+}
+
+void SessionMemory::UseSnapshot(Sequence* sequence, StoredSnapshot snapshot) {
+  SessionTurn& turn = *sequence->turn;
+  turn.chunks = snapshot.chunks;
+  turn.exported_tokens = snapshot::KeepChunksUpTo(
+      std::min(sequence->num_computed(), snapshot.num_tokens), &turn.chunks);
+  turn.base = std::move(snapshot);
+}
+
+absl::Status SessionMemory::Restore(Sequence* sequence,
+                                    std::chrono::steady_clock::time_point deadline) {
+  SessionTurn& turn = *sequence->turn;
+  Fetch& fetch = *turn.fetch;
+  switch (fetch.state()) {
+    case Fetch::State::kLooking:
+      return absl::OkStatus();
+    case Fetch::State::kFailed:
+      FailRestore(sequence, fetch.status());
+      return absl::OkStatus();
+    case Fetch::State::kEnough:
+      UseSnapshot(sequence, StoredOf(fetch.manifest(), fetch.version()));
+      EndFetch(sequence);
+      return absl::OkStatus();
+    case Fetch::State::kArriving:
+      break;
+  }
+  const snapshot::v1::Manifest& manifest = fetch.manifest();
+  const WorkSpec& spec = sequence->request->spec;
+  if (!turn.is_importing) {
+    // What is there covers less.
+    const memory::KvShape shape = sequence->memory->shape();
+    sequence->memory.emplace(&sequence->memory->pool(), shape, spec.policy);
+    sequence->reused_tokens = 0;
+    absl::StatusOr<std::vector<snapshot::EntryRuns>> held = snapshot::HeldOf(manifest, shape);
+    absl::Status status =
+        held.ok() ? sequence->memory->Restore(static_cast<int64_t>(manifest.num_tokens()), *held)
+                  : held.status();
+    if (absl::IsResourceExhausted(status)) return status;
+    if (!status.ok()) {
+      FailRestore(sequence, status);
+      return absl::OkStatus();
+    }
+    turn.is_importing = true;
+  }
+  while (std::chrono::steady_clock::now() < deadline) {
+    const std::optional<Fetch::Arrived> arrived = fetch.TryPop();
+    if (!arrived.has_value()) break;
+    const snapshot::v1::Chunk& chunk = manifest.chunks(arrived->index);
+    const absl::Status status =
+        snapshot::ImportChunk(chunk, *arrived->payload, &*sequence->memory);
+    if (!status.ok()) {
+      FailRestore(sequence, status);
+      return absl::OkStatus();
+    }
+    if (!sequence->is_forgotten) {
+      link_->host_cache().Put(spec.tenant, spec.session_id, chunk.digest(), arrived->payload);
+    }
+    ++turn.num_imported;
+  }
+  if (turn.num_imported < manifest.chunks_size()) return absl::OkStatus();
+
+  const int64_t most = sequence->most_reusable();
+  if (sequence->num_computed() > most) {
+    const absl::Status status = sequence->memory->Truncate(most);
+    if (!status.ok()) {
+      FailRestore(sequence, status);
+      return absl::OkStatus();
+    }
+  }
+  turn.tier = fetch.tier();
+  turn.restored_tokens = sequence->num_computed();
+  metrics_->restored_tokens.Increment(static_cast<double>(turn.restored_tokens));
+  UseSnapshot(sequence, StoredOf(manifest, fetch.version()));
+  EndFetch(sequence);
+  metrics_->restore_seconds.Observe(turn.restore_ms / 1000);
+  return absl::OkStatus();
+}
+
+void SessionMemory::ExportUpTo(Sequence* sequence, int64_t end, int64_t max_bytes,
+                               int64_t* exported_bytes) {
+  SessionTurn& turn = *sequence->turn;
+  const memory::KvSequence& memory = *sequence->memory;
+  const WorkSpec& spec = sequence->request->spec;
+  const snapshot::v1::Encoding encoding =
+      spec.snapshot_encoding == snapshot::v1::ENCODING_UNSPECIFIED
+          ? snapshot::ExactEncoding(memory.pool().dtype())
+          : spec.snapshot_encoding;
+  const snapshot::ChunkPlan plan(memory.shape(), encoding);
+  while (turn.exported_tokens < end && *exported_bytes < max_bytes &&
+         turn.staging->pending_bytes() < options_.max_pending_bytes) {
+    const int64_t next = plan.FullEnd(turn.exported_tokens);
+    // A chunk that is not full waits for the end of the turn.
+    if (next > end && !turn.ended.has_value()) return;
+    const int64_t chunk_end = std::min(next, end);
+    for (const snapshot::ChunkRange& range : plan.Ranges(turn.exported_tokens, chunk_end)) {
+      absl::StatusOr<std::optional<snapshot::EncodedChunk>> chunk =
+          snapshot::ExportChunk(memory, range, encoding);
+      if (!chunk.ok()) {
+        turn.staging->Cancel(chunk.status());
+        return;
+      }
+      if (!chunk->has_value()) continue;  // forgotten already
+      *exported_bytes += static_cast<int64_t>((*chunk)->payload.size());
+      turn.chunks.push_back((*chunk)->chunk);
+      turn.staging->Add(**std::move(chunk));
+    }
+    turn.exported_tokens = chunk_end;
+  }
+}
+
+int64_t SessionMemory::Export(Sequence* sequence, int64_t max_bytes) {
+  if (!sequence->is_stored() || sequence->is_restoring() || !sequence->memory.has_value()) return 0;
+  SessionTurn& turn = *sequence->turn;
+  if (turn.staging->is_done()) return 0;
+  if (turn.staging->stalled_for() > options_.stall_timeout) {
+    turn.staging->Cancel(absl::DeadlineExceededError("the memory service does not take snapshots"));
+    return 0;
+  }
+  // Most of what passes through a window would be stored in vain.
+  if (sequence->memory->policy().mask().window > 0) return 0;
+  int64_t bytes = 0;
+  ExportUpTo(sequence, sequence->num_computed(), max_bytes, &bytes);
+  return bytes;
+}
+
+bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
+  SessionTurn& turn = *sequence->turn;
+  const WorkSpec& spec = sequence->request->spec;
+  const auto now = std::chrono::steady_clock::now();
+  if (!turn.ended.has_value()) turn.ended = now;
+  if (!turn.staging->is_done() && !turn.is_manifest_sent) {
+    if (!sequence->memory.has_value() || sequence->num_computed() == 0) {
+      turn.staging->Cancel(absl::FailedPreconditionError("its pages had to be given back"));
+    } else {
+      int64_t bytes = 0;
+      ExportUpTo(sequence, sequence->num_computed(), max_bytes, &bytes);
+      if (turn.exported_tokens == sequence->num_computed() && !turn.staging->is_done()) {
+        turn.is_manifest_sent = true;
+        turn.staging->Finish(snapshot::MakeManifest(*sequence->memory, LineageOf(*sequence),
+                                                    sequence->tokens, turn.chunks,
+                                                    absl::ToUnixMillis(absl::Now())));
+      }
+    }
+  }
+  if (!turn.staging->is_done() && now - *turn.ended > options_.close_timeout) {
+    turn.staging->Cancel(absl::DeadlineExceededError("the memory service took too long"));
+  }
+  if (!turn.staging->is_done()) return false;
+
+  absl::StatusOr<memory::v1::StageSnapshotResponse> stored = turn.staging->result();
+  if (stored.ok()) {
+    sequence->end.snapshot_id = stored->snapshot_id();
+    turn.base = StoredOf(stored->manifest(), spec.parent_version + 1);
+    metrics_->snapshots_stored.Increment();
+  } else {
+    turn.not_stored_reason = absl::StrCat(
+        "the turn's key/value memory could not be stored: ", stored.status().message());
+    log::Warning("snapshot not stored", {{"request", spec.request_id},
+                                         {"session", spec.session_id},
+                                         {"error", stored.status().ToString()}});
+    metrics_->snapshots_failed.Increment();
+  }
+  const int64_t sent_bytes = turn.staging->sent_bytes();
+  metrics_->snapshot_bytes_sent.Increment(static_cast<double>(sent_bytes));
+  inference::v1::MemoryReceipt& receipt = sequence->end.receipt;
+  receipt.set_bytes_moved(turn.fetched_bytes + sent_bytes);
+  receipt.set_not_persisted_reason(turn.not_stored_reason);
+  const double stage_ms = Milliseconds(now - *turn.ended).count();
+  (*receipt.mutable_ms())["stage"] = stage_ms;
+  (*receipt.mutable_ms())["total"] += stage_ms;
+  metrics_->stage_seconds.Observe(stage_ms / 1000);
+  return true;
+}
+
+void SessionMemory::CutBack(Sequence* sequence) {
+  SessionTurn& turn = *sequence->turn;
+  turn.exported_tokens = snapshot::KeepChunksUpTo(
+      std::min(sequence->num_computed(), turn.exported_tokens), &turn.chunks);
+}
+
+std::optional<StoredSnapshot> SessionMemory::SnapshotOf(const Sequence& sequence) {
+  return sequence.turn == nullptr ? std::nullopt : sequence.turn->base;
+}
+
+void SessionMemory::Forget(const std::string& tenant, const std::string& session_id) {
+  if (link_ != nullptr) link_->host_cache().Forget(tenant, session_id);
+}
+
+}  // namespace mneme::executor
