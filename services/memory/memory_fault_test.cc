@@ -446,8 +446,17 @@ TEST(MemoryFaultTest, RedisKilledWhileASnapshotIsOnItsWayFailsItAndTheNextTryWor
   const std::vector<std::string> payloads = LargePayloads(32);
   const auto lease = caller.Acquire(AcquireOf("s"));
   ASSERT_TRUE(lease.ok()) << lease.status();
+  redis::Client client({.address = redis->address()});
+  const auto kill_once_chunks_are_there = [&] {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    while (client.Run({"KEYS", "*:c:*"})->elements().empty() && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    redis->Kill();
+  };
   const absl::Status failed =
-      caller.Stage("s", lease->lease_token(), payloads, absl::Seconds(20), [&] { redis->Kill(); })
+      caller
+          .Stage("s", lease->lease_token(), payloads, absl::Seconds(20), kill_once_chunks_are_there)
           .status();
   EXPECT_EQ(failed.code(), absl::StatusCode::kUnavailable) << failed;
   ASSERT_TRUE(redis->Restart().ok());
