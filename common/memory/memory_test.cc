@@ -117,6 +117,58 @@ class MemoryTest : public ::testing::TestWithParam<at::ScalarType> {
   std::unique_ptr<KvTables> tables_;
 };
 
+TEST_P(MemoryTest, PagesOfIdleSequencesAreIdleUnlessSomebodyElseUsesThem) {
+  KvSequence sequence = NewSequence();
+  Append(sequence, 40);
+  sequence.SetIdle(true);
+  EXPECT_FALSE(sequence.attached());
+  EXPECT_EQ(pool_->used_pages(), 0);
+  EXPECT_EQ(pool_->idle_pages(), 3 * kHeads);
+  {
+    KvSequence fork = sequence.Fork();
+    ASSERT_TRUE(fork.Truncate(20).ok());
+    EXPECT_EQ(pool_->used_pages(), 2 * kHeads);
+    EXPECT_EQ(pool_->idle_pages(), kHeads);
+    Append(fork, 1);
+    EXPECT_EQ(pool_->used_pages(), 2 * kHeads) << "one shared, one copied";
+    EXPECT_EQ(pool_->idle_pages(), 2 * kHeads);
+    EXPECT_EQ(pool_->free_pages(), pool_->num_pages() - 4 * kHeads);
+    ExpectAllTokens(fork);
+  }
+  EXPECT_EQ(pool_->idle_pages(), 3 * kHeads);
+  sequence.SetIdle(false);
+  EXPECT_EQ(pool_->used_pages(), 3 * kHeads);
+  ExpectAllTokens(sequence);
+}
+
+TEST_P(MemoryTest, ARestoredSequenceHasThePagesOfItsRuns) {
+  std::vector<std::vector<EntryRun>> held(kHeads, {{0, 100}});
+  held[1] = {{0, 16}, {64, 100}};
+  KvSequence sequence = NewSequence();
+  ASSERT_TRUE(sequence.Restore(100, held).ok());
+  EXPECT_EQ(sequence.num_tokens(), 100);
+  EXPECT_EQ(sequence.num_pages(), 5 * 7 + 4);
+  EXPECT_EQ(pool_->used_pages(), 5 * 7 + 4);
+  EXPECT_TRUE(sequence.IsResident(0, 0, 0, 100));
+  EXPECT_FALSE(sequence.IsResident(0, 1, 16, 64));
+  EXPECT_EQ(sequence.page_id(0, 1, 2), -1);
+  Append(sequence, 5);
+  EXPECT_EQ(sequence.length(1, 2), 105);
+  EXPECT_EQ(sequence.Restore(100, held).code(), absl::StatusCode::kFailedPrecondition);
+  for (const std::vector<EntryRun>& wrong : std::vector<std::vector<EntryRun>>{
+           {{0, 101}}, {{5, 5}}, {{20, 30}, {10, 15}}, {{-1, 4}}, {{0, 20}, {19, 30}}}) {
+    KvSequence empty = NewSequence();
+    held[3] = wrong;
+    EXPECT_EQ(empty.Restore(100, held).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(empty.num_pages(), 0);
+  }
+  KvSequence large = NewSequence();
+  EXPECT_EQ(
+      large.Restore(10000, std::vector<std::vector<EntryRun>>(kHeads, {{0, 10000}})).code(),
+      absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(large.num_tokens(), 0);
+}
+
 TEST_P(MemoryTest, EntriesAreReadBackAcrossPages) {
   KvSequence sequence = NewSequence();
   for (const int64_t count : {1, 15, 1, 40, 3}) Append(sequence, count);

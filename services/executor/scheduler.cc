@@ -552,9 +552,15 @@ absl::Status Scheduler::FinishTurn(absl::string_view tenant, absl::string_view s
   owned->tokens.resize(wanted);
   // As always the last generated token is not in the memory.
   const int64_t covered = num_tokens == 0 ? wanted : wanted - 1;
-  if (owned->is_restoring() ||
-      (owned->num_computed() > covered && !owned->memory->Truncate(covered).ok())) {
+  absl::Status status;
+  if (owned->is_restoring()) {
+    status = absl::FailedPreconditionError("the answer was cut before it began");
+  } else if (owned->num_computed() > covered) {
+    status = owned->memory->Truncate(covered);
+  }
+  if (!status.ok()) {
     owned->memory.reset();
+    if (owned->is_stored()) owned->turn->staging->Cancel(status);
   }
   const Instant now = std::chrono::steady_clock::now();
   owned->end = MakeEnd(*owned, inference::v1::FINISH_REASON_STOP, now);

@@ -24,6 +24,14 @@ TurnIdentity IdentityOf(const WorkSpec& spec) {
           .trace = spec.trace};
 }
 
+// Gives the pages of what is there back.
+void Empty(Sequence* sequence) {
+  memory::KvPool* const pool = &sequence->memory->pool();
+  const memory::KvShape shape = sequence->memory->shape();
+  sequence->memory.emplace(pool, shape, sequence->request->spec.policy);
+  sequence->reused_tokens = 0;
+}
+
 StoredSnapshot StoredOf(const snapshot::v1::Manifest& manifest, uint64_t version) {
   return {.version = version,
           .num_tokens = static_cast<int64_t>(manifest.num_tokens()),
@@ -105,7 +113,7 @@ void SessionMemory::FailRestore(Sequence* sequence, const absl::Status& status) 
                 {"error", status.ToString()}});
   metrics_->restores_failed.Increment();
   if (sequence->turn->is_importing) {
-    sequence->memory.emplace(&sequence->memory->pool(), sequence->memory->shape(), spec.policy);
+    Empty(sequence);
   }
   EndFetch(sequence);
 }
@@ -139,10 +147,9 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
   const WorkSpec& spec = sequence->request->spec;
   if (!turn.is_importing) {
     // What is there covers less.
-    const memory::KvShape shape = sequence->memory->shape();
-    sequence->memory.emplace(&sequence->memory->pool(), shape, spec.policy);
-    sequence->reused_tokens = 0;
-    absl::StatusOr<std::vector<snapshot::EntryRuns>> held = snapshot::HeldOf(manifest, shape);
+    Empty(sequence);
+    absl::StatusOr<std::vector<snapshot::EntryRuns>> held =
+        snapshot::HeldOf(manifest, sequence->memory->shape());
     absl::Status status =
         held.ok() ? sequence->memory->Restore(static_cast<int64_t>(manifest.num_tokens()), *held)
                   : held.status();

@@ -16,7 +16,7 @@ RANKS = {
         "common/weights", "common/auth", "common/crypto",
     ],
 }
-TORCH_FOLDERS = ("kernels", "common/model", "common/memory", "services/executor")
+TORCH_FOLDERS = ("kernels", "common/model", "common/memory", "common/snapshot", "services/executor")
 GRPC_FOLDERS = ("common/rpc", "services/")
 
 
