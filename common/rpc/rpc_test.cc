@@ -1,4 +1,5 @@
 #include <grpcpp/create_channel.h>
+#include <httplib.h>
 
 #include "absl/time/clock.h"
 #include "common/rpc/client.h"
@@ -60,6 +61,31 @@ TEST(RpcTest, OccupiedPortIsUnavailable) {
   ASSERT_TRUE(first.ok());
   const auto second = Server::Start({.listen = (*first)->address()}, {&two});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(ProcessTest, MetricsAreServedOnlyAsLongAsTheirRegistryLives) {
+  Process process;
+  std::string address;
+  {
+    metrics::Registry registry;
+    registry.AddGauge("mneme_test_depth", "Depth.").Set(3);
+    const auto server = process.StartMetrics("127.0.0.1:0", registry);
+    ASSERT_TRUE(server.ok()) << server.status();
+    address = (*server)->address();
+    const auto response = httplib::Client("http://" + address).Get("/metrics");
+    ASSERT_TRUE(response);
+    EXPECT_THAT(response->body, ::testing::HasSubstr("mneme_test_depth 3"));
+  }
+  // The process goes on; a scrape that comes now must not find the registry's remains.
+  EXPECT_FALSE(httplib::Client("http://" + address).Get("/metrics"));
+}
+
+TEST(ProcessTest, WithoutAnAddressThereAreNoMetrics) {
+  Process process;
+  const metrics::Registry registry;
+  const auto server = process.StartMetrics("", registry);
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_EQ(*server, nullptr);
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
 //   absl::Status Run(const v1::TokenizerConfig& config, rpc::Process& process) {
 //     ... build the objects ...
 //     ASSIGN_OR_RETURN(auto server, rpc::Server::Start(options, {&service}));
-//     ASSIGN_OR_RETURN(const auto metrics, process.StartMetrics(config.metrics_listen(),
-//     registry)); process.AddAddress("grpc", server->address());
+//     ASSIGN_OR_RETURN(auto metrics, process.StartMetrics(config.metrics_listen(), registry));
+//     process.AddAddress("grpc", server->address());
 //     RETURN_IF_ERROR(process.ServeUntilSignal(config.address_file(), *server));   // ready here
 //     server->Shutdown(grace);
 //     return absl::OkStatus();
@@ -79,8 +79,8 @@ class Server {
 // What ServiceMain hands to a service: its way to say "ready" and to learn that it is to end.
 class Process {
  public:
-  // Serves /metrics and /healthz on `listen` until the returned server is destroyed, which must
-  // happen before `registry` is; none for "".
+  // Serves /metrics and /healthz on `listen` as long as the result lives, which must end before
+  // `registry` and before this. Null where `listen` is "". Codes as MetricsServer::Start.
   absl::StatusOr<std::unique_ptr<metrics::MetricsServer>> StartMetrics(
       const std::string& listen, const metrics::Registry& registry);
 

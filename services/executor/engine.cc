@@ -82,10 +82,11 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Submit(WorkSpec spec) {
   }
   {
     sync::MutexLock lock(mutex_);
-    // Requests that the batch has places for do not count as waiting.
-    const int64_t places = std::max<int64_t>(options_.scheduler.max_running - running_, 0);
-    const int64_t queued = num_unstarted_ + static_cast<int64_t>(incoming_.size());
-    if (queued >= options_.max_waiting + places) {
+    // Requests that the batch has places for do not count as waiting. Preempted sequences do: while
+    // pages are short, taking more would only make the queue longer. Callers know this rule
+    // (GetModelResponse.max_waiting).
+    const int64_t queued = NumWaiting();
+    if (running_ + queued >= options_.scheduler.max_running + options_.max_waiting) {
       metrics_->rejections.Increment();
       const double seconds = std::clamp(last_queue_seconds_.load(), 0.5, 30.0);
       return status::WithRetryAfter(
@@ -100,16 +101,17 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Submit(WorkSpec spec) {
   return stream;
 }
 
+int64_t Engine::NumWaiting() const { return waiting_ + static_cast<int64_t>(incoming_.size()); }
+
 bool Engine::TakeIncoming() {
   std::vector<std::shared_ptr<Request>> incoming;
   {
     sync::MutexLock lock(mutex_);
     incoming = std::exchange(incoming_, {});
-    num_unstarted_ = scheduler_->num_unstarted() + static_cast<int64_t>(incoming.size());
+    waiting_ = scheduler_->num_waiting() + static_cast<int64_t>(incoming.size());
     running_ = scheduler_->num_running();
   }
   for (std::shared_ptr<Request>& request : incoming) scheduler_->Add(std::move(request));
-  waiting_ = scheduler_->num_waiting();
   last_queue_seconds_ = scheduler_->last_queue_seconds();
   return !incoming.empty();
 }
@@ -127,8 +129,9 @@ void Engine::Loop(const std::stop_token& stop) {
 }
 
 EngineLoad Engine::load() const {
+  sync::MutexLock lock(mutex_);
   return {.running = running_,
-          .waiting = waiting_,
+          .waiting = NumWaiting(),
           .pages_used = scheduler_->pool().used_pages(),
           .pages_total = scheduler_->pool().num_pages()};
 }

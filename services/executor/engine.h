@@ -25,7 +25,7 @@ namespace mneme::executor {
 
 struct EngineOptions {
   SchedulerOptions scheduler;
-  int64_t max_waiting = 256;  // requests in the queue
+  int64_t max_waiting = 256;  // requests in the queue, preempted sequences included
 };
 
 struct EngineLoad {
@@ -63,6 +63,8 @@ class Engine {
   void Loop(const std::stop_token& stop);
   // Hands the scheduler what came in; says whether anything did.
   bool TakeIncoming();
+  // All that wait: for the scheduler, or in its queue.
+  int64_t NumWaiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<StepModel> model_;
   const EngineOptions options_;
@@ -71,12 +73,11 @@ class Engine {
   AdmissionLimits limits_;
   std::unique_ptr<Scheduler> scheduler_;  // the thread's
   std::atomic<bool> draining_ = false;
-  std::atomic<int64_t> running_ = 0;
-  std::atomic<int64_t> waiting_ = 0;
   std::atomic<double> last_queue_seconds_ = 0;
-  sync::Mutex mutex_;
+  mutable sync::Mutex mutex_;
   std::vector<std::shared_ptr<Request>> incoming_ ABSL_GUARDED_BY(mutex_);
-  int64_t num_unstarted_ ABSL_GUARDED_BY(mutex_) = 0;  // in the scheduler
+  int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // in the scheduler, before its step
+  int64_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // in the scheduler, before its step
   uint64_t num_submitted_ ABSL_GUARDED_BY(mutex_) = 0;
   std::jthread thread_;
 };

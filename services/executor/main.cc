@@ -64,6 +64,8 @@ absl::Status Run(const v1::ExecutorConfig& config, rpc::Process& process) {
   const EngineOptions options = OptionsOf(config, **loaded);
   ASSIGN_OR_RETURN(engine, Engine::Create(*std::move(loaded), options, &executor_metrics));
   description.set_kv_budget_bytes(engine->kv_budget_bytes());
+  description.set_max_running(static_cast<int32_t>(options.scheduler.max_running));
+  description.set_max_waiting(static_cast<int32_t>(options.max_waiting));
   log::Info("model loaded", {{"model", description.model()},
                              {"weights", description.weight_type()},
                              {"compute", description.compute_type()},

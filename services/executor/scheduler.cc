@@ -40,12 +40,6 @@ absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(StepModel* model,
   return scheduler;
 }
 
-int64_t Scheduler::num_unstarted() const {
-  return std::count_if(waiting_.begin(), waiting_.end(), [](const auto& sequence) {
-    return !sequence->request->started.has_value();
-  });
-}
-
 void Scheduler::Add(std::shared_ptr<Request> request) {
   const WorkSpec& spec = request->spec;
   request->open_answers = spec.num_answers();

@@ -55,8 +55,6 @@ class Scheduler {
   bool idle() const { return running_.empty() && waiting_.empty(); }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
-  // Requests that have never run; those of Submit's queue limit.
-  int64_t num_unstarted() const;
   const memory::KvPool& pool() const { return *pool_; }
   // How long the request that started last had waited.
   double last_queue_seconds() const { return last_queue_seconds_; }

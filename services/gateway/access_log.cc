@@ -1,13 +1,34 @@
 #include "services/gateway/access_log.h"
 
+#include <utility>
+
 #include "absl/time/clock.h"
 #include "common/log/log.h"
 
 namespace mneme::gateway {
+namespace {
 
-void LogAccess(const AccessRecord& record, GatewayMetrics& metrics) {
-  const absl::Duration took = absl::Now() - record.arrived;
-  metrics.CountRequest(record.route, record.code, absl::ToDoubleSeconds(took));
+constexpr absl::Duration kOverloadInterval = absl::Seconds(1);
+
+}  // namespace
+
+void AccessLog::Write(const AccessRecord& record) {
+  const absl::Time now = absl::Now();
+  const absl::Duration took = now - record.arrived;
+  metrics_.CountRequest(record.route, record.code, absl::ToDoubleSeconds(took));
+  int64_t left_out = 0;
+  if (record.overload) {
+    sync::MutexLock lock(mutex_);
+    if (now < next_overload_) {
+      ++left_out_;
+      return;
+    }
+    next_overload_ = now + kOverloadInterval;
+    left_out = std::exchange(left_out_, 0);
+  }
+  if (left_out > 0) {
+    log::Warning("requests were refused without a line", {{"requests", left_out}});
+  }
   log::Info("request", {{"front", record.front},
                         {"route", record.route},
                         {"code", record.code},

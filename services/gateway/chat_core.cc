@@ -30,6 +30,12 @@ std::string TextOf(const Vocabulary& vocabulary, const std::vector<int32_t>& ids
   return vocabulary.table.Decode(ids, /*skip_special_tokens=*/false).value_or("");
 }
 
+// Turns of one session prefer one executor.
+std::string AffinityOf(const Turn::Parts& parts) {
+  if (parts.session == nullptr) return "";
+  return absl::StrCat(parts.caller.tenant, "/", parts.session->session_id);
+}
+
 }  // namespace
 
 ChatCore::ChatCore(CompletionLoop& loop, ExecutorPool& executors, TokenizerClient& tokenizer,
@@ -58,6 +64,17 @@ absl::StatusOr<std::unique_ptr<Admission::Ticket>> ChatCore::Enter(const Caller&
                                                                    : "max_streams");
   }
   return ticket;
+}
+
+absl::Status ChatCore::CountFull(absl::Status status) {
+  if (absl::IsResourceExhausted(status)) metrics_.CountRejection("queue_full");
+  return status;
+}
+
+absl::StatusOr<ExecutorPool::Claim> ChatCore::ClaimPlace(const ExecutorPool::Query& query) {
+  absl::StatusOr<ExecutorPool::Claim> claim = executors_.Pick(query);
+  if (absl::IsResourceExhausted(claim.status())) return CountFull(claim.status());
+  return claim.ok() ? *std::move(claim) : ExecutorPool::Claim();
 }
 
 absl::Status ChatCore::OpenSession(const v1::ChatRequest& request, const std::string& model,
@@ -91,6 +108,15 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
   Turn::Parts parts;
   ASSIGN_OR_RETURN(parts.ticket, Enter(caller));
   ASSIGN_OR_RETURN(std::string model, executors_.Resolve(request.model()));
+  ExecutorPool::Claim claim;
+  if (request.session_id().empty()) {
+    ASSIGN_OR_RETURN(claim, ClaimPlace({.model = model}));
+  } else if (const absl::Status room = executors_.CheckRoom({.model = request.model()});
+             absl::IsResourceExhausted(room)) {
+    // Only looked at: a turn may have to wait for the session's other turn, and its own model is
+    // not known yet.
+    return CountFull(room);
+  }
   ASSIGN_OR_RETURN(parts.vocabulary,
                    tokenizer_.VocabularyOf(model, caller.context, caller.deadline));
   const Vocabulary& vocabulary = *parts.vocabulary;
@@ -143,6 +169,9 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
     return std::make_unique<Turn>(std::move(parts), metrics_);
   }
 
+  if (parts.session != nullptr) {
+    ASSIGN_OR_RETURN(claim, ClaimPlace({.model = model, .affinity = AffinityOf(parts)}));
+  }
   encode.set_model(model);
   encode.mutable_messages()->MergeFrom(request.messages());
   encode.set_add_generation_prompt(true);
@@ -167,7 +196,7 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
     parts.session->turn.set_replaces_tokens(!goes_on && !history.token_ids().empty());
   }
   parts.prompts.push_back(std::move(prompt));
-  return Start(std::move(parts), request.sampling(), policy);
+  return Start(std::move(parts), request.sampling(), policy, std::move(claim));
 }
 
 absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartCompletion(CompletionRequest request,
@@ -176,6 +205,7 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartCompletion(CompletionReques
   Turn::Parts parts;
   ASSIGN_OR_RETURN(parts.ticket, Enter(caller));
   ASSIGN_OR_RETURN(const std::string model, executors_.Resolve(request.model));
+  ASSIGN_OR_RETURN(ExecutorPool::Claim claim, ClaimPlace({.model = model}));
   ASSIGN_OR_RETURN(parts.vocabulary,
                    tokenizer_.VocabularyOf(model, caller.context, caller.deadline));
   const Vocabulary& vocabulary = *parts.vocabulary;
@@ -219,11 +249,13 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartCompletion(CompletionReques
   parts.echo_only = request.echo && request.echo_only;
   parts.answer.continues_text = true;
   parts.caller = std::move(caller);
-  return Start(std::move(parts), std::move(request.sampling), request.memory_policy);
+  return Start(std::move(parts), std::move(request.sampling), request.memory_policy,
+               std::move(claim));
 }
 
 absl::StatusOr<std::unique_ptr<Turn>> ChatCore::Start(Turn::Parts parts, iv1::Sampling sampling,
-                                                      const iv1::MemoryPolicy& policy) {
+                                                      const iv1::MemoryPolicy& policy,
+                                                      ExecutorPool::Claim claim) {
   ASSIGN_OR_RETURN(const ev1::GetModelResponse model, executors_.Describe(parts.started.model));
   for (const Turn::Prompt& prompt : parts.prompts) {
     const auto size = static_cast<int64_t>(prompt.token_ids.size());
@@ -258,17 +290,15 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::Start(Turn::Parts parts, iv1::Sa
     *generate.mutable_sampling() = sampling;
     *generate.mutable_memory_policy() = policy;
     generate.set_tenant(parts.caller.tenant);
-    std::string affinity;
     if (parts.session != nullptr) {
       generate.set_session_id(parts.session->session_id);
       generate.set_lease_token(parts.session->lease->token());
       generate.set_parent_version(parts.session->parent_version);
-      affinity = absl::StrCat(parts.caller.tenant, "/", parts.session->session_id);
     }
-    parts.generation->Add(std::move(generate), std::move(affinity));
+    parts.generation->Add(std::move(generate), AffinityOf(parts), std::exchange(claim, {}));
   }
   auto turn = std::make_unique<Turn>(std::move(parts), metrics_);
-  RETURN_IF_ERROR(turn->Begin());
+  RETURN_IF_ERROR(CountFull(turn->Begin()));
   return turn;
 }
 

@@ -67,8 +67,15 @@ class ChatCore {
  private:
   // What chats and completions have in common, once the prompts are token ids.
   absl::StatusOr<std::unique_ptr<Turn>> Start(Turn::Parts parts, inference::v1::Sampling sampling,
-                                              const inference::v1::MemoryPolicy& policy);
+                                              const inference::v1::MemoryPolicy& policy,
+                                              ExecutorPool::Claim claim);
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> Enter(const Caller& caller);
+  // Claims a place for the request's first generation, so that a request that has no chance is
+  // refused before any other service works for it. RESOURCE_EXHAUSTED: every executor is full. An
+  // empty claim: none is ready; the generation waits for one.
+  absl::StatusOr<ExecutorPool::Claim> ClaimPlace(const ExecutorPool::Query& query);
+  // Returns `status`, counted where it says that the executors are full.
+  absl::Status CountFull(absl::Status status);
   absl::Status OpenSession(const v1::ChatRequest& request, const std::string& model,
                            const Caller& caller, SessionStore::Opened* opened);
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 constexpr auto kProbeInterval = std::chrono::milliseconds(1000);
+// Also of full ones: what others had there may have ended.
 constexpr auto kUnreadyProbeInterval = std::chrono::milliseconds(100);
 // How much busier a preferred executor may be than the idlest one.
 constexpr int kAffinitySlack = 4;
@@ -34,6 +35,18 @@ absl::Status NotReady(absl::string_view model) {
   return status::WithRetryAfter(
       absl::UnavailableError(absl::StrCat("no executor of the model is ready: ", model)),
       absl::Seconds(1));
+}
+
+absl::Status Full(absl::string_view model, absl::Duration retry_after) {
+  return status::WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full at every executor of the model; try again later: ", model)),
+      retry_after);
+}
+
+// Requests that the executor has room for, batch and queue together; 0: it does not tell.
+int PlacesOf(const executor::v1::GetModelResponse& model) {
+  return model.max_waiting() > 0 ? model.max_running() + model.max_waiting() : 0;
 }
 
 }  // namespace
@@ -69,12 +82,16 @@ void ExecutorPool::Probe(size_t i) {
   absl::Status status = rpc::FromGrpc(executor.stub->GetModel(&model_context, {}, &model));
   executor::v1::GetLoadResponse load;
   int external_load = 0;
+  std::optional<uint64_t> full_at;
   if (status.ok()) {
     const int own = executor.in_flight;
+    const uint64_t num_ended = executor.num_ended;
     grpc::ClientContext load_context;
     rpc::Prepare(request, absl::Now() + kProbeTimeout, &load_context);
     status = rpc::FromGrpc(executor.stub->GetLoad(&load_context, {}, &load));
     external_load = std::max(0, load.running() + load.waiting() - own);
+    const int places = PlacesOf(model);
+    if (places > 0 && load.running() + load.waiting() >= places) full_at = num_ended;
   }
   int ready = 0;
   bool changed = false;
@@ -84,6 +101,7 @@ void ExecutorPool::Probe(size_t i) {
     changed = state.ready != status.ok();
     state.ready = status.ok();
     state.external_load = external_load;
+    state.full_at = full_at;
     if (status.ok()) {
       if (!state.seen) state.first_seen = absl::Now();
       state.seen = true;
@@ -105,12 +123,12 @@ void ExecutorPool::ProbeLoop(std::stop_token stop) {
   std::vector<std::chrono::steady_clock::time_point> due(executors_.size());
   while (!stop.stop_requested()) {
     for (size_t i = 0; i < executors_.size() && !stop.stop_requested(); ++i) {
-      bool ready = false;
+      bool may_wait = false;
       {
         sync::MutexLock lock(mutex_);
-        ready = states_[i].ready;
+        may_wait = states_[i].ready && states_[i].full_at != executors_[i]->num_ended;
       }
-      if (ready && std::chrono::steady_clock::now() < due[i]) continue;
+      if (may_wait && std::chrono::steady_clock::now() < due[i]) continue;
       Probe(i);
       due[i] = std::chrono::steady_clock::now() + kProbeInterval;
     }
@@ -147,21 +165,44 @@ absl::StatusOr<std::string> ExecutorPool::Resolve(absl::string_view model) const
   return UnknownModel(name);
 }
 
+bool ExecutorPool::IsFull(size_t i) const {
+  // A call that is open here has at least one place there, so the first bound is exact.
+  const int places = PlacesOf(states_[i].model);
+  return (places > 0 && executors_[i]->in_flight >= places) ||
+         states_[i].full_at == executors_[i]->num_ended;
+}
+
 absl::StatusOr<ExecutorPool::Claim> ExecutorPool::Pick(const Query& query) const {
+  sync::MutexLock lock(mutex_);
+  ASSIGN_OR_RETURN(Executor * executor, Find(query));
+  return Claim(executor);
+}
+
+absl::Status ExecutorPool::CheckRoom(const Query& query) const {
+  sync::MutexLock lock(mutex_);
+  return Find(query).status();
+}
+
+absl::StatusOr<ExecutorPool::Executor*> ExecutorPool::Find(const Query& query) const {
   Executor* best = nullptr;
   int best_load = std::numeric_limits<int>::max();
   Executor* preferred = nullptr;
   int preferred_load = 0;
   size_t preferred_hash = 0;
+  std::optional<absl::Duration> full;  // the shortest delay of those that are
   const size_t first = next_++;
-  sync::MutexLock lock(mutex_);
   for (size_t k = 0; k < executors_.size(); ++k) {
     const size_t i = (first + k) % executors_.size();
     Executor* executor = executors_[i].get();
     const State& state = states_[i];
-    if (!state.ready || state.model.model() != query.model) continue;
+    if (!state.ready) continue;
+    if (!query.model.empty() && state.model.model() != query.model) continue;
     if (!query.fingerprint.empty() && state.model.fingerprint() != query.fingerprint) continue;
     if (std::count(query.exclude.begin(), query.exclude.end(), executor) > 0) continue;
+    if (IsFull(i)) {
+      full = std::min(full.value_or(absl::InfiniteDuration()), state.retry_after);
+      continue;
+    }
     const int load = executor->in_flight + state.external_load;
     if (load < best_load) {
       best = executor;
@@ -175,9 +216,19 @@ absl::StatusOr<ExecutorPool::Claim> ExecutorPool::Pick(const Query& query) const
       preferred_hash = hash;
     }
   }
-  if (best == nullptr) return NotReady(query.model);
+  if (best == nullptr) return full.has_value() ? Full(query.model, *full) : NotReady(query.model);
   if (!query.affinity.empty() && preferred_load <= best_load + kAffinitySlack) best = preferred;
-  return Claim(best);
+  return best;
+}
+
+void ExecutorPool::ReportFull(const Executor* executor, uint64_t num_ended,
+                              absl::Duration retry_after) {
+  sync::MutexLock lock(mutex_);
+  for (size_t i = 0; i < executors_.size(); ++i) {
+    if (executors_[i].get() != executor) continue;
+    states_[i].full_at = num_ended;
+    states_[i].retry_after = retry_after;
+  }
 }
 
 void ExecutorPool::ReportFailure(const Executor* executor) {

@@ -3,10 +3,17 @@
 // A thread probes every address, so an executor that dies or comes back is noticed without any
 // request paying for it. What an executor served before it died is remembered: asking for its model
 // then is UNAVAILABLE, not NOT_FOUND.
+//
+// Nor does a request that has no chance pay for it, or for anything else. The pool knows by itself
+// when an executor is full: when as many calls of this gateway are open there as it ever takes, or
+// when it has said so, by refusing a call or to a probe, and nothing has ended since. The executor
+// stays the authority: what it might take is sent to it.
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,10 +35,13 @@ class ExecutorPool {
   struct Executor {
     std::string address;
     std::unique_ptr<executor::v1::ExecutorService::Stub> stub;
-    std::atomic<int> in_flight{0};  // generations of this gateway
+    std::atomic<int> in_flight{0};       // claims of this gateway
+    std::atomic<uint64_t> num_ended{0};  // calls of this gateway that had a place there
   };
 
-  // One generation's claim on an executor, counted as load until it is destroyed.
+  // One generation's claim on an executor, counted as load until it is destroyed. It may be taken
+  // before the call is made, so that of requests that come together only those go on that the
+  // executor has places for.
   class Claim {
    public:
     Claim() = default;
@@ -53,7 +63,7 @@ class ExecutorPool {
 
   // What to look for.
   struct Query {
-    std::string model;
+    std::string model;        // "": any
     std::string fingerprint;  // "": any
     std::string affinity;     // requests with the same one prefer the same executor; "": none
     std::vector<const Executor*> exclude;
@@ -70,11 +80,17 @@ class ExecutorPool {
   // not answered yet.
   absl::StatusOr<std::string> Resolve(absl::string_view model) const;
 
-  // Claims the least busy ready executor. UNAVAILABLE with a retry delay: none.
+  // Claims the least busy ready executor that is not full. With a retry delay: UNAVAILABLE, none is
+  // ready; RESOURCE_EXHAUSTED, all of those are full.
   absl::StatusOr<Claim> Pick(const Query& query) const;
+  // Returns what Pick would, and claims nothing.
+  absl::Status CheckRoom(const Query& query) const;
 
   // Says that a call failed: the executor is not used again until a probe succeeds.
   void ReportFailure(const Executor* executor);
+  // Says that the executor's queue was full for a call, with `num_ended` as it was when the call
+  // was made. It counts as full until a call of this gateway ends there or a probe finds a place.
+  void ReportFull(const Executor* executor, uint64_t num_ended, absl::Duration retry_after);
 
   // Returns what is known of a model's executor; NOT_FOUND as Resolve.
   absl::StatusOr<executor::v1::GetModelResponse> Describe(absl::string_view model) const;
@@ -89,6 +105,9 @@ class ExecutorPool {
     bool ready = false;
     bool seen = false;      // has ever said what it serves
     int external_load = 0;  // what others than this gateway had running at the last probe
+    // The executor's num_ended when it was last known to be full.
+    std::optional<uint64_t> full_at;
+    absl::Duration retry_after = absl::Seconds(1);  // that it named last
     executor::v1::GetModelResponse model;
     absl::Time first_seen;
   };
@@ -96,6 +115,8 @@ class ExecutorPool {
   void Probe(size_t i);
   void ProbeLoop(std::stop_token stop);
   std::string DefaultModel() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Executor*> Find(const Query& query) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsFull(size_t i) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string default_model_;
   GatewayMetrics& metrics_;

@@ -106,7 +106,7 @@ TEST_F(FailoverTest, FullQueueIsTriedElsewhereAndThenTold) {
   second_->queue_full = 1;
   const absl::Time begun = absl::Now();
   const auto full = Post("/v1/chat/completions", Chat("hi"));
-  EXPECT_THAT(ErrorOf(full, 503, "server_error"), HasSubstr("queue is full"));
+  EXPECT_THAT(ErrorOf(full, 429, "rate_limit_error"), HasSubstr("queue is full"));
   EXPECT_EQ(full->get_header_value("Retry-After"), "2");
   EXPECT_LT(absl::Now() - begun, absl::Seconds(1));
 }

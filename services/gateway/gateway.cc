@@ -76,11 +76,12 @@ struct Gateway::Parts {
               .generation = timing.generation}),
         directory(core),
         authenticator(keys.get(), config.default_limits()),
-        edge(authenticator, metrics),
+        access_log(metrics),
+        edge(authenticator, metrics, access_log),
         chat_service(core, edge),
         session_service(directory, edge),
         model_service(core, edge),
-        http_front(core, directory, authenticator) {}
+        http_front(core, directory, authenticator, access_log) {}
 
   std::unique_ptr<auth::KeyStore> keys;
   GatewayMetrics metrics;
@@ -92,6 +93,7 @@ struct Gateway::Parts {
   ChatCore core;
   SessionDirectory directory;
   Authenticator authenticator;
+  AccessLog access_log;
   GrpcEdge edge;
   ChatServiceImpl chat_service;
   SessionServiceImpl session_service;

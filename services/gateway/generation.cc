@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
+#include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "common/log/log.h"
 #include "common/rpc/client.h"
@@ -17,34 +20,42 @@ namespace iv1 = inference::v1;
 
 constexpr absl::Duration kPickInterval = absl::Milliseconds(20);
 
+// The delay after which a retry makes sense; none where `status` names none.
+std::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {
+  int64_t ms = 0;
+  if (!absl::SimpleAtoi(status::PayloadOf(status, status::kRetryAfterPayload), &ms)) {
+    return std::nullopt;
+  }
+  return absl::Milliseconds(ms);
+}
+
+bool IsQueueFull(const absl::Status& status) {
+  // Without a delay it is the request that is too large, for this executor at least.
+  return absl::IsResourceExhausted(status) && RetryAfterOf(status).has_value();
+}
+
 }  // namespace
 
 // One Generate call over all its attempts. At most one operation is pending in the loop. All but
 // OnDone are called under the group's lock.
 class GenerationGroup::Call final : public CompletionLoop::Handler {
  public:
-  Call(GenerationGroup& group, ev1::GenerateRequest request, std::string affinity)
-      : group_(group), request_(std::move(request)), affinity_(std::move(affinity)) {}
+  Call(GenerationGroup& group, ev1::GenerateRequest request, std::string affinity,
+       ExecutorPool::Claim claim)
+      : group_(group),
+        request_(std::move(request)),
+        affinity_(std::move(affinity)),
+        claim_(std::move(claim)) {}
 
   // Begins, or begins again; without a ready executor the call waits for one.
   void Start() {
-    const absl::Time now = absl::Now();
-    const ExecutorPool::Query query{request_.model(), fingerprint_, affinity_, excluded_};
-    absl::StatusOr<ExecutorPool::Claim> claim = group_.pool_.Pick(query);
-    if (!claim.ok() || cancelled_) {
-      if (error_.ok()) error_ = claim.status();
-      if (give_up_ == absl::InfiniteFuture()) give_up_ = now + group_.options_.failover_wait;
-      if (now >= std::min(give_up_, group_.deadline_) || cancelled_ || IsQueueFull(error_)) {
-        End(error_);
-        return;
-      }
-      // Whoever failed may be back by then.
-      excluded_.clear();
-      state_ = State::kWaiting;
-      next_try_ = now + kPickInterval;
-      return;
+    if (claim_.get() == nullptr) {
+      const ExecutorPool::Query query{request_.model(), fingerprint_, affinity_, excluded_};
+      absl::StatusOr<ExecutorPool::Claim> claim = group_.pool_.Pick(query);
+      if (!claim.ok() || cancelled_) return Wait(claim.status());
+      claim_ = *std::move(claim);
     }
-    claim_ = *std::move(claim);
+    num_ended_ = claim_->num_ended;
     if (fingerprint_.empty()) {
       fingerprint_ =
           group_.pool_.Describe(request_.model()).value_or(ev1::GetModelResponse()).fingerprint();
@@ -94,6 +105,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     return state_ != State::kWaiting && state_ != State::kPaused && state_ != State::kEnded;
   }
   bool waiting() const { return state_ == State::kWaiting; }
+  bool cancelled() const { return cancelled_; }
   // Forgets what nobody wants any more, so that the call can end.
   void Discard() {
     responses_.clear();
@@ -115,10 +127,6 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     kFinishing,
     kEnded,
   };
-
-  static bool IsQueueFull(const absl::Status& status) {
-    return status.code() == absl::StatusCode::kResourceExhausted;
-  }
 
   int NumAnswers() const { return std::max(1, request_.sampling().n()); }
 
@@ -152,6 +160,27 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     }
   }
 
+  // There is no executor for the call now, as `status` says.
+  void Wait(const absl::Status& status) {
+    const absl::Time now = absl::Now();
+    state_ = State::kWaiting;
+    if (error_.ok()) error_ = status;
+    if (IsQueueFull(status)) {
+      give_up_ = absl::InfiniteFuture();  // executors are there, and places become free
+    } else if (give_up_ == absl::InfiniteFuture()) {
+      give_up_ = now + group_.options_.failover_wait;
+    }
+    const bool may_wait =
+        !absl::IsResourceExhausted(error_) || (IsQueueFull(error_) && group_.HasPlace());
+    if (now >= std::min(give_up_, group_.deadline_) || cancelled_ || !may_wait) {
+      End(error_);
+      return;
+    }
+    // Whoever failed may be back by then.
+    excluded_.clear();
+    next_try_ = now + kPickInterval;
+  }
+
   void* Tag() { return static_cast<CompletionLoop::Handler*>(this); }
 
   void Resume() {
@@ -169,6 +198,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     give_up_ = absl::InfiniteFuture();
     error_ = absl::OkStatus();
     received_ = true;
+    group_.has_received_ = true;
     if (response_.finish_reason() != iv1::FINISH_REASON_UNSPECIFIED) ++finished_;
     if (NumAnswers() == 1) request_.mutable_generated_ids()->MergeFrom(response_.token_ids());
     responses_.emplace_back();
@@ -182,9 +212,16 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
 
   void OnFinished() {
     absl::Status status = rpc::FromGrpc(status_);
-    const ExecutorPool::Executor* executor = claim_.get();
+    ExecutorPool::Executor* const executor = claim_.get();
     reader_.reset();
     context_.reset();
+    // Before the place is free, so that nobody is sent to a queue that is known to be full.
+    const bool refused = IsQueueFull(status);
+    if (refused) {
+      group_.pool_.ReportFull(executor, num_ended_, *RetryAfterOf(status));
+    } else {
+      ++executor->num_ended;
+    }
     claim_ = ExecutorPool::Claim();
     if (finished_ >= NumAnswers()) return End(absl::OkStatus());
     if (cancelled_) return End(absl::CancelledError("the request was cancelled"));
@@ -194,7 +231,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     // A server that ends its running calls at shutdown cancels them.
     const bool lost = absl::IsUnavailable(status) || absl::IsCancelled(status);
     if (lost) group_.pool_.ReportFailure(executor);
-    const bool try_again = lost || (IsQueueFull(status) && !received_);
+    const bool try_again = lost || refused || (absl::IsResourceExhausted(status) && !received_);
     if (!try_again) return End(std::move(status));
     if (absl::IsCancelled(status)) {
       status = absl::UnavailableError("the executor ended the generation: it is shutting down");
@@ -207,6 +244,8 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     }
     excluded_.push_back(executor);
     (received_ ? group_.metrics_.failovers : group_.metrics_.retries).Increment();
+    // Refusals are only counted: a flood must not fill the disk.
+    if (refused) return Start();
     log::Warning(received_ ? "generation goes on elsewhere" : "generation is begun again",
                  {{"request_id", group_.context_.request_id},
                   {"executor", executor->address},
@@ -244,6 +283,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
   std::string fingerprint_;
   std::vector<const ExecutorPool::Executor*> excluded_;
   ExecutorPool::Claim claim_;
+  uint64_t num_ended_ = 0;  // the executor's, when the call was made
   std::unique_ptr<grpc::ClientContext> context_;
   std::unique_ptr<grpc::ClientAsyncReader<ev1::GenerateResponse>> reader_;
   ev1::GenerateResponse response_;
@@ -285,10 +325,12 @@ GenerationGroup::~GenerationGroup() {
   while (pending()) lock_->changed.Wait(lock_->mutex);
 }
 
-void GenerationGroup::Add(ev1::GenerateRequest request, std::string affinity) {
+void GenerationGroup::Add(ev1::GenerateRequest request, std::string affinity,
+                          ExecutorPool::Claim claim) {
   sync::MutexLock lock(lock_->mutex);
   not_started_.push_back(calls_.size());
-  calls_.push_back(std::make_unique<Call>(*this, std::move(request), std::move(affinity)));
+  calls_.push_back(
+      std::make_unique<Call>(*this, std::move(request), std::move(affinity), std::move(claim)));
   StartWaiting();
 }
 
@@ -319,13 +361,21 @@ GenerationGroup::Event GenerationGroup::Next(absl::Time until, size_t* call,
     const absl::Time now = absl::Now();
     if (now >= until) return Event::kNothing;
     absl::Time wake = until;
+    bool refused = false;
     for (const auto& each : calls_) {
-      each->OnTick(now);
-      if (each->waiting()) wake = std::min(wake, now + kPickInterval);
+      // Where one finds no executor the next would find none either.
+      if (!refused || each->cancelled()) each->OnTick(now);
+      refused = refused || each->waiting();
     }
+    if (refused) wake = std::min(wake, now + kPickInterval);
     lock_->changed.WaitUntil(
         lock_->mutex, std::chrono::steady_clock::now() + absl::ToChronoMicroseconds(wake - now));
   }
+}
+
+bool GenerationGroup::HasPlace() const {
+  return has_received_ || std::any_of(calls_.begin(), calls_.end(),
+                                      [](const auto& call) { return call->pending(); });
 }
 
 void GenerationGroup::CancelLocked(size_t call) {

@@ -4,6 +4,10 @@
 // hands out all that is there. Before the first token a lost call is begun again on another
 // executor; after it, the call goes on elsewhere (or on the same executor once it is back) from the
 // tokens that were received. The caller sees one stream.
+//
+// Full queues refuse a group, never a part of it: a call that finds no place ends with
+// RESOURCE_EXHAUSTED as long as the group has nothing at any executor; later ones, and those that
+// go on elsewhere, wait for a place.
 #pragma once
 
 #include <deque>
@@ -45,8 +49,10 @@ class GenerationGroup {
   // Cancels what runs and waits until it has ended.
   ~GenerationGroup();
 
-  // Begins a call; the first one is number 0. `affinity` as in ExecutorPool::Query.
-  void Add(executor::v1::GenerateRequest request, std::string affinity);
+  // Begins a call; the first one is number 0. `affinity` as in ExecutorPool::Query. `claim` is the
+  // place for it, if one is claimed already.
+  void Add(executor::v1::GenerateRequest request, std::string affinity,
+           ExecutorPool::Claim claim = {});
 
   // Waits for the next event of any call; `call` says which. `until` in the past only takes what is
   // there already.
@@ -67,6 +73,8 @@ class GenerationGroup {
 
   void StartWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_->mutex);
   void CancelLocked(size_t call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_->mutex);
+  // Whether any call has had, or may still have, a place at an executor.
+  bool HasPlace() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_->mutex);
 
   CompletionLoop& loop_;
   ExecutorPool& pool_;
@@ -78,7 +86,8 @@ class GenerationGroup {
   std::vector<std::unique_ptr<Call>> calls_ ABSL_GUARDED_BY(lock_->mutex);
   std::deque<size_t> not_started_ ABSL_GUARDED_BY(lock_->mutex);
   int running_ ABSL_GUARDED_BY(lock_->mutex) = 0;
-  size_t next_ ABSL_GUARDED_BY(lock_->mutex) = 0;  // the call that is looked at first
+  bool has_received_ ABSL_GUARDED_BY(lock_->mutex) = false;  // anything of any call
+  size_t next_ ABSL_GUARDED_BY(lock_->mutex) = 0;            // the call that is looked at first
 };
 
 }  // namespace mneme::gateway

@@ -136,7 +136,8 @@ absl::Status GrpcEdge::Begin(grpc::ServerContext* context, const char* route, Ca
 grpc::Status GrpcEdge::End(const absl::Status& status, AccessRecord* record) const {
   record->code = absl::StatusCodeToString(status.code());
   record->error = std::string(status.message());
-  LogAccess(*record, metrics_);
+  record->overload = absl::IsResourceExhausted(status);
+  log_.Write(*record);
   return rpc::ToGrpc(status);
 }
 

@@ -21,9 +21,9 @@ namespace mneme::gateway {
 // What every method of the front begins and ends with: identity, request id, log line.
 class GrpcEdge {
  public:
-  // Both must outlive the edge.
-  GrpcEdge(const Authenticator& authenticator, GatewayMetrics& metrics)
-      : authenticator_(authenticator), metrics_(metrics) {}
+  // All must outlive the edge.
+  GrpcEdge(const Authenticator& authenticator, GatewayMetrics& metrics, AccessLog& log)
+      : authenticator_(authenticator), metrics_(metrics), log_(log) {}
 
   // Fills `caller` and the record; the request id goes back in the initial metadata.
   absl::Status Begin(grpc::ServerContext* context, const char* route, Caller* caller,
@@ -33,6 +33,7 @@ class GrpcEdge {
  private:
   const Authenticator& authenticator_;
   GatewayMetrics& metrics_;
+  AccessLog& log_;
 };
 
 // Thread-safe.

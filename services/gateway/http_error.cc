@@ -41,7 +41,7 @@ Kind KindOf(const absl::Status& status) {
       if (!status::PayloadOf(status, status::kQuotaPayload).empty()) {
         return {429, "rate_limit_error", "rate_limit_exceeded"};
       }
-      return {503, "server_error", "overloaded"};
+      return {429, "rate_limit_error", "overloaded"};
     case absl::StatusCode::kUnavailable:
       return {503, "server_error", "unavailable"};
     case absl::StatusCode::kDeadlineExceeded:

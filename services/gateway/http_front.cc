@@ -87,8 +87,7 @@ void AppendMessage(const inference::v1::Message& message, std::string* out) {
 
 class HttpFront::Exchange {
  public:
-  Exchange(const char* route, GatewayMetrics& metrics)
-      : connection_(*HttpConnection::Current()), metrics_(metrics) {
+  Exchange(const char* route, AccessLog& log) : connection_(*HttpConnection::Current()), log_(log) {
     caller.arrived = connection_.arrived();
     caller.context = connection_.context();
     caller.gone = [connection = &connection_] { return connection->Gone(); };
@@ -100,12 +99,13 @@ class HttpFront::Exchange {
   }
   ~Exchange() {
     record.code = absl::StrCat(code);
-    LogAccess(record, metrics_);
+    log_.Write(record);
   }
 
   void Fail(const absl::Status& status, httplib::Response& response) {
     const HttpError error = ToHttpError(status);
     record.error = std::string(status.message());
+    record.overload = absl::IsResourceExhausted(status);
     code = error.status;
     WriteError(error, response);
   }
@@ -118,7 +118,7 @@ class HttpFront::Exchange {
 
  private:
   HttpConnection& connection_;
-  GatewayMetrics& metrics_;
+  AccessLog& log_;
 };
 
 std::string HttpFront::RefusalJson() {
@@ -131,7 +131,7 @@ void HttpFront::Handle(const char* route, const httplib::Request& request,
                        httplib::Response& response,
                        void (HttpFront::*handler)(const httplib::Request&, httplib::Response&,
                                                   const std::shared_ptr<Exchange>&)) {
-  auto exchange = std::make_shared<Exchange>(route, core_.metrics());
+  auto exchange = std::make_shared<Exchange>(route, log_);
   absl::StatusOr<Authenticator::Identity> identity =
       authenticator_.Identify(request.get_header_value("Authorization"));
   if (!identity.ok()) {

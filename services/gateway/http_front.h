@@ -24,8 +24,9 @@ namespace mneme::gateway {
 class HttpFront {
  public:
   // All must outlive the front.
-  HttpFront(ChatCore& core, const SessionDirectory& sessions, const Authenticator& authenticator)
-      : core_(core), sessions_(sessions), authenticator_(authenticator) {}
+  HttpFront(ChatCore& core, const SessionDirectory& sessions, const Authenticator& authenticator,
+            AccessLog& log)
+      : core_(core), sessions_(sessions), authenticator_(authenticator), log_(log) {}
 
   // Adds the routes. The front must outlive the server.
   void Register(httplib::Server& server);
@@ -66,6 +67,7 @@ class HttpFront {
   ChatCore& core_;
   const SessionDirectory& sessions_;
   const Authenticator& authenticator_;
+  AccessLog& log_;
 };
 
 }  // namespace mneme::gateway

@@ -98,7 +98,7 @@ TEST_F(LimitsTest, OverloadIsRefusedQuicklyWhileHealthIsAnswered) {
   for (int i = 0; i < 20; ++i) {
     const absl::Time begun = absl::Now();
     const auto refused = Post("/v1/chat/completions", Chat("hi"));
-    ErrorOf(refused, 503, "server_error");
+    ErrorOf(refused, 429, "rate_limit_error");
     EXPECT_EQ(refused->get_header_value("Retry-After"), "1");
     EXPECT_LT(absl::Now() - begun, absl::Milliseconds(500));
   }

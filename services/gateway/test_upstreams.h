@@ -114,7 +114,7 @@ class ByteTokenizer final : public tokenizer::v1::TokenizerService::Service {
 };
 
 // Says its answer byte by byte, then kEnd, whatever it is asked; honours max_tokens, n, logprobs,
-// ignore_eos (it then begins again) and generated_ids.
+// ignore_eos (it then begins again) and generated_ids, and its bounds if it is given any.
 class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
  public:
   grpc::Status GetModel(grpc::ServerContext*, const executor::v1::GetModelRequest*,
@@ -126,23 +126,31 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     response->set_vocab_size(kVocabulary);
     response->add_eos_token_ids(kEnd);
     response->add_memory_policies("full");
+    response->set_max_running(max_running);
+    response->set_max_waiting(max_waiting);
     return grpc::Status::OK;
   }
   grpc::Status GetLoad(grpc::ServerContext*, const executor::v1::GetLoadRequest*,
                        executor::v1::GetLoadResponse* response) override {
-    response->set_running(running);
+    response->set_running(running + others);
     return grpc::Status::OK;
   }
   grpc::Status Generate(grpc::ServerContext* context, const executor::v1::GenerateRequest* request,
                         grpc::ServerWriter<executor::v1::GenerateResponse>* writer) override {
     ++calls;
-    ++running;
+    const int answers = std::max(1, request->sampling().n());
     {
       std::lock_guard lock(mutex_);
       requests_.push_back(*request);
+      const int places = max_running + max_waiting;
+      if (places > 0 && running + others >= places) {
+        ++refused;
+        return Full();
+      }
+      running += answers;
     }
     const grpc::Status status = Speak(*context, *request, *writer);
-    --running;
+    running -= answers;
     if (context->IsCancelled()) ++cancelled;
     return status;
   }
@@ -162,11 +170,19 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
   std::atomic<int> refuse{0};        // so many calls fail UNAVAILABLE at once
   std::atomic<int> queue_full{0};    // so many calls fail RESOURCE_EXHAUSTED at once
   std::atomic<int> break_after{-1};  // one call fails UNAVAILABLE after so many tokens
+  std::atomic<int> max_running{0};   // with max_waiting: how many answers it takes; 0: any
+  std::atomic<int> max_waiting{0};
+  std::atomic<int> others{0};  // answers of other gateways
   std::atomic<int> calls{0};
-  std::atomic<int> running{0};
+  std::atomic<int> refused{0};  // calls beyond max_running + max_waiting
+  std::atomic<int> running{0};  // answers
   std::atomic<int> cancelled{0};
 
  private:
+  static grpc::Status Full() {
+    return rpc::ToGrpc(status::WithRetryAfter(absl::ResourceExhaustedError("the queue is full"),
+                                              absl::Seconds(2)));
+  }
   grpc::Status Speak(grpc::ServerContext& context, const executor::v1::GenerateRequest& request,
                      grpc::ServerWriter<executor::v1::GenerateResponse>& writer) {
     if (refuse > 0) {
@@ -175,8 +191,7 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     }
     if (queue_full > 0) {
       --queue_full;
-      return rpc::ToGrpc(status::WithRetryAfter(absl::ResourceExhaustedError("the queue is full"),
-                                                absl::Seconds(2)));
+      return Full();
     }
     std::vector<int32_t> ids;
     {
