@@ -13,6 +13,7 @@
 #include "services/gateway/grpc_front.h"
 #include "services/gateway/grpc_sessions.h"
 #include "services/gateway/http_front.h"
+#include "services/gateway/http_responses.h"
 #include "services/gateway/http_sessions.h"
 
 namespace mneme::gateway {
@@ -95,7 +96,8 @@ struct Gateway::Parts {
         model_service(core, edge),
         http_edge(authenticator, metrics, access_log),
         http_front(core, http_edge),
-        http_sessions(directory, http_edge) {}
+        http_sessions(directory, http_edge),
+        http_responses(core, directory, http_edge) {}
 
   std::unique_ptr<auth::KeyStore> keys;
   GatewayMetrics metrics;
@@ -116,6 +118,7 @@ struct Gateway::Parts {
   HttpEdge http_edge;
   HttpFront http_front;
   HttpSessions http_sessions;
+  HttpResponses http_responses;
   std::unique_ptr<rpc::Server> grpc;
   std::unique_ptr<HttpListener> http;
 };
@@ -150,6 +153,7 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const v1::GatewayConfig&
                                      &parts->admin_service, &parts->model_service}));
   parts->http_front.Register(parts->http->server());
   parts->http_sessions.Register(parts->http->server());
+  parts->http_responses.Register(parts->http->server());
   parts->http->Start();
   return std::unique_ptr<Gateway>(new Gateway(std::move(parts)));
 }
