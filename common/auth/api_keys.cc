@@ -88,6 +88,16 @@ absl::Status ReadString(const Json& object, const char* name, std::string* value
   return absl::OkStatus();
 }
 
+absl::Status ReadBool(const Json& object, const char* name, bool* value) {
+  const auto found = object.find(name);
+  if (found == object.end()) return absl::OkStatus();
+  if (!found->is_boolean()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " must be true or false"));
+  }
+  *value = found->get<bool>();
+  return absl::OkStatus();
+}
+
 template <typename T>
 absl::Status ReadCount(const Json& object, const char* name, std::optional<T>* value) {
   const auto found = object.find(name);
@@ -122,11 +132,8 @@ absl::Status ReadEntry(const Json& object, KeyEntry* entry) {
   if (entry->iterations < 1 || entry->iterations > 10'000'000) {
     return absl::InvalidArgumentError("iterations must lie in 1..10000000");
   }
-  if (const auto disabled = object.find("disabled"); disabled != object.end()) {
-    if (!disabled->is_boolean())
-      return absl::InvalidArgumentError("disabled must be true or false");
-    entry->disabled = disabled->get<bool>();
-  }
+  RETURN_IF_ERROR(ReadBool(object, "disabled", &entry->disabled));
+  RETURN_IF_ERROR(ReadBool(object, "admin", &entry->admin));
   if (const auto limits = object.find("limits"); limits != object.end()) {
     if (!limits->is_object()) return absl::InvalidArgumentError("limits must be an object");
     RETURN_IF_ERROR(ReadCount(*limits, "max_concurrent", &entry->limits.max_concurrent));
@@ -191,6 +198,7 @@ std::string FormatKeys(const std::vector<KeyEntry>& entries) {
                                      {"hash", entry.hash},
                                      {"iterations", entry.iterations}};
     if (entry.disabled) object["disabled"] = true;
+    if (entry.admin) object["admin"] = true;
     if (entry.limits.max_concurrent) {
       object["limits"]["max_concurrent"] = *entry.limits.max_concurrent;
     }
@@ -290,7 +298,7 @@ absl::StatusOr<Identity> KeyStore::Authenticate(absl::string_view key) {
     sync::MutexLock lock(mutex_);
     if (generation == generation_) verified_[digest] = id;
   }
-  return Identity{std::move(entry.id), std::move(entry.tenant), entry.limits};
+  return Identity{std::move(entry.id), std::move(entry.tenant), entry.admin, entry.limits};
 }
 
 }  // namespace mneme::auth

@@ -4,7 +4,7 @@
 // holds a key: only, by id, a salt and PBKDF2-HMAC-SHA256(key, salt). It looks like this:
 //
 //   {"keys": [{"id": "ci", "tenant": "acme", "salt": "<hex>", "hash": "<hex>",
-//              "iterations": 100000, "disabled": false,
+//              "iterations": 100000, "disabled": false, "admin": false,
 //              "limits": {"max_concurrent": 8, "tokens_per_minute": 100000}}]}
 //
 // `mneme keys` writes the file, the gateway reads it.
@@ -40,6 +40,7 @@ struct KeyEntry {
   std::string hash;    // hexadecimal, of the whole key
   int32_t iterations = 100'000;
   bool disabled = false;
+  bool admin = false;  // may do what concerns other tenants
   KeyLimits limits;
 };
 
@@ -69,6 +70,7 @@ absl::Status SaveKeys(const std::string& path, const std::vector<KeyEntry>& entr
 struct Identity {
   std::string key_id;
   std::string tenant;
+  bool admin = false;
   KeyLimits limits;
 };
 

@@ -27,6 +27,7 @@ class ApiKeysTest : public ::testing::Test {
 
 TEST_F(ApiKeysTest, FileKeepsEverythingButTheKey) {
   NewKey made = Make("ci", "acme");
+  made.entry.admin = true;
   made.entry.limits.max_concurrent = 3;
   made.entry.limits.tokens_per_minute = 5'000'000'000;
   const std::string text = FormatKeys({made.entry});
@@ -35,6 +36,7 @@ TEST_F(ApiKeysTest, FileKeepsEverythingButTheKey) {
   ASSERT_TRUE(entries.ok()) << entries.status();
   ASSERT_EQ(entries->size(), 1);
   EXPECT_EQ(entries->front().tenant, "acme");
+  EXPECT_TRUE(entries->front().admin);
   EXPECT_EQ(entries->front().limits.max_concurrent, 3);
   EXPECT_EQ(entries->front().limits.tokens_per_minute, 5'000'000'000);
   EXPECT_TRUE(Verify(made.key, entries->front()));
@@ -43,13 +45,16 @@ TEST_F(ApiKeysTest, FileKeepsEverythingButTheKey) {
 
 TEST_F(ApiKeysTest, RightKeyIsItsTenantAndOthersAreRefused) {
   const NewKey one = Make("one", "acme");
-  const NewKey two = Make("", "other");
+  NewKey two = Make("", "other");
+  two.entry.admin = true;
   ASSERT_TRUE(SaveKeys(path_, {one.entry, two.entry}).ok());
   const auto store = KeyStore::Open(path_, clock_);
   ASSERT_TRUE(store.ok()) << store.status();
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ((*store)->Authenticate(one.key)->tenant, "acme");
     EXPECT_EQ((*store)->Authenticate(two.key)->tenant, "other");
+    EXPECT_FALSE((*store)->Authenticate(one.key)->admin);
+    EXPECT_TRUE((*store)->Authenticate(two.key)->admin);
   }
   std::string wrong = one.key;
   wrong.back() = wrong.back() == '0' ? '1' : '0';

@@ -78,6 +78,7 @@ absl::StatusOr<ChatAnswer> ChatClient::Ask(gateway::v1::ChatRequest request,
                                            absl::Duration patience,
                                            const std::function<void(absl::string_view)>& on_text) {
   if (request.request_id().empty()) request.set_request_id(trace::RandomHex(16));
+  request.set_resumable(false);  // Ctrl-C ends the call, and with it the answer
   const absl::Time begin = absl::Now();
   interrupt_.Take();  // one that came before is not meant for this answer
   absl::Duration pause = kFirstPause;

@@ -34,15 +34,18 @@ absl::StatusOr<std::vector<auth::KeyEntry>> Load(const std::string& path) {
 }
 
 nlohmann::ordered_json ToJson(const auth::KeyEntry& entry) {
-  nlohmann::ordered_json json = {
-      {"id", entry.id}, {"tenant", entry.tenant}, {"disabled", entry.disabled}};
+  nlohmann::ordered_json json = {{"id", entry.id},
+                                 {"tenant", entry.tenant},
+                                 {"admin", entry.admin},
+                                 {"disabled", entry.disabled}};
   if (entry.limits.max_concurrent) json["max_concurrent"] = *entry.limits.max_concurrent;
   if (entry.limits.tokens_per_minute) json["tokens_per_minute"] = *entry.limits.tokens_per_minute;
   return json;
 }
 
 absl::StatusOr<auth::NewKey> AddKey(const KeysOptions& options, const std::string& id,
-                                    const std::string& tenant, const auth::KeyLimits& limits) {
+                                    const std::string& tenant, bool admin,
+                                    const auth::KeyLimits& limits) {
   if (options.file.empty()) RETURN_IF_ERROR(DataFolder(options.data).Create());
   ASSIGN_OR_RETURN(std::vector<auth::KeyEntry> entries, Load(options.path()));
   ASSIGN_OR_RETURN(auth::NewKey made, auth::GenerateKey(id, tenant));
@@ -54,6 +57,7 @@ absl::StatusOr<auth::NewKey> AddKey(const KeysOptions& options, const std::strin
                                                  "\nuse another --id, or first `mneme keys remove ",
                                                  made.entry.id, "`"));
   }
+  made.entry.admin = admin;
   made.entry.limits = limits;
   entries.push_back(made.entry);
   RETURN_IF_ERROR(auth::SaveKeys(options.path(), entries));
@@ -66,6 +70,7 @@ int Add(const std::vector<std::string>& words) {
   std::string tenant = "default";
   std::optional<int> max_concurrent;
   std::optional<uint64_t> tokens_per_minute;
+  bool admin = false;
   bool json = false;
   Arguments arguments("mneme keys add",
                       "Makes an API key and shows it once; the file keeps a salted hash only.");
@@ -76,6 +81,7 @@ int Add(const std::vector<std::string>& words) {
   arguments.Option("max-concurrent", "N", &max_concurrent, "requests at a time; 0: no limit");
   arguments.Option("tokens-per-minute", "N", &tokens_per_minute,
                    "prompt and completion together; 0: no limit");
+  arguments.Flag("admin", &admin, "may also forget whole tenants");
   arguments.Flag("json", &json, "prints one line of JSON");
   options.AddTo(arguments);
   arguments.Footer(
@@ -85,7 +91,7 @@ int Add(const std::vector<std::string>& words) {
   auth::KeyLimits limits;
   if (max_concurrent) limits.max_concurrent = *max_concurrent;
   if (tokens_per_minute) limits.tokens_per_minute = static_cast<int64_t>(*tokens_per_minute);
-  const absl::StatusOr<auth::NewKey> made = AddKey(options, id, tenant, limits);
+  const absl::StatusOr<auth::NewKey> made = AddKey(options, id, tenant, admin, limits);
   if (!made.ok()) return Fail(made.status());
   if (json) {
     nlohmann::ordered_json line = ToJson(made->entry);
@@ -109,12 +115,13 @@ int List(const std::vector<std::string>& words) {
   const absl::StatusOr<std::vector<auth::KeyEntry>> entries = Load(options.path());
   if (!entries.ok()) return Fail(entries.status());
   std::vector<std::vector<std::string>> rows = {
-      {"id", "tenant", "max concurrent", "tokens per minute", "disabled"}};
+      {"id", "tenant", "max concurrent", "tokens per minute", "admin", "disabled"}};
   for (const auth::KeyEntry& entry : *entries) {
     if (json) PrintLine(ToJson(entry).dump());
     const auto limit = [](const auto& value) { return value ? absl::StrCat(*value) : "-"; };
     rows.push_back({entry.id, entry.tenant, limit(entry.limits.max_concurrent),
-                    limit(entry.limits.tokens_per_minute), entry.disabled ? "yes" : "no"});
+                    limit(entry.limits.tokens_per_minute), entry.admin ? "yes" : "no",
+                    entry.disabled ? "yes" : "no"});
   }
   if (!json) PrintLine(entries->empty() ? "no keys" : Table(rows));
   return kExitOk;

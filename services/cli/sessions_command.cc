@@ -1,4 +1,4 @@
-// `mneme sessions`: lists, shows and deletes sessions.
+// `mneme sessions`: everything that can be done to sessions but to talk.
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +8,7 @@
 #include "services/cli/commands.h"
 #include "services/cli/console.h"
 #include "services/cli/server_connection.h"
+#include "services/cli/session_files.h"
 
 namespace mneme::cli {
 namespace {
@@ -82,7 +83,9 @@ int Show(const std::vector<std::string>& words) {
                    {"turns", absl::StrCat(session.version())},
                    {"tokens", absl::StrCat(session.num_tokens())},
                    {"made", TimeText(session.created_unix_ms())},
-                   {"last used", TimeText(session.used_unix_ms())}}));
+                   {"last used", TimeText(session.used_unix_ms())},
+                   {"stored memory", absl::StrCat(session.kv_bytes(), " bytes")},
+                   {"pinned", session.pinned() ? "yes" : "no"}}));
   for (const inference::v1::Message& message : response.messages()) {
     PrintLine(absl::StrCat("## ", WithoutControls(message.role()), "\n\n",
                            WithoutControls(message.content()), "\n"));
@@ -93,8 +96,10 @@ int Show(const std::vector<std::string>& words) {
 int Delete(const std::vector<std::string>& words) {
   ServerOptions options;
   std::vector<std::string> ids;
+  bool json = false;
   Arguments arguments("mneme sessions delete", "Deletes sessions and all that they hold.");
   arguments.Positional("ID", 1, 1000, &ids, "the sessions");
+  arguments.Flag("json", &json, "prints one line of JSON per session");
   AddServerOptions(arguments, &options);
   if (const std::optional<int> code = ParseOrExit(arguments, words)) return *code;
   const absl::StatusOr<ServerConnection> server = ServerConnection::Open(options);
@@ -108,19 +113,162 @@ int Delete(const std::vector<std::string>& words) {
     server->Prepare(kLookupTimeout, &context);
     const grpc::Status status = stub->DeleteSession(&context, request, &response);
     if (!status.ok()) return Fail(server->Explain(status));
-    PrintLine(absl::StrCat("deleted: ", id));
+    // An id has no character that JSON would escape.
+    PrintLine(json ? absl::StrCat("{\"deleted\":\"", id, "\"}") : absl::StrCat("deleted: ", id));
   }
   return kExitOk;
+}
+
+// A call of the session service that takes a request and gives a response.
+template <typename Request, typename Response>
+absl::StatusOr<Response> CallServer(const ServerOptions& options,
+                                    grpc::Status (gw::SessionService::Stub::*method)(
+                                        grpc::ClientContext*, const Request&, Response*),
+                                    const Request& request) {
+  ASSIGN_OR_RETURN(const ServerConnection server, ServerConnection::Open(options));
+  const auto stub = gw::SessionService::NewStub(server.channel());
+  Response response;
+  grpc::ClientContext context;
+  server.Prepare(kLookupTimeout, &context);
+  const grpc::Status status = (stub.get()->*method)(&context, request, &response);
+  if (!status.ok()) return server.Explain(status);
+  return response;
+}
+
+// Says what became of a session.
+int Tell(const gw::Session& session, absl::string_view what, bool json) {
+  PrintLine(json ? ToJsonLine(session)
+                 : absl::StrCat(what, ": ", session.session_id(), ", version ", session.version()));
+  return kExitOk;
+}
+
+int Fork(const std::vector<std::string>& words) {
+  ServerOptions options;
+  std::vector<std::string> ids;
+  std::optional<uint64_t> version;
+  std::string title;
+  bool json = false;
+  Arguments arguments("mneme sessions fork",
+                      "Makes a new session that begins with another's turns; what is stored is "
+                      "shared.");
+  arguments.Positional("ID [NEW]", 1, 2, &ids, "the session, and what the new one is called");
+  arguments.Option("version", "N", &version, "only the turns up to this version (default: all)");
+  arguments.Option("title", "TEXT", &title, "the new session's title (default: the same)");
+  arguments.Flag("json", &json, "prints the new session as one line of JSON");
+  AddServerOptions(arguments, &options);
+  if (const std::optional<int> code = ParseOrExit(arguments, words)) return *code;
+  gw::ForkSessionRequest request;
+  request.set_session_id(ids[0]);
+  if (ids.size() > 1) request.set_new_session_id(ids[1]);
+  if (version) request.set_version(*version);
+  request.set_title(title);
+  const auto made = CallServer(options, &gw::SessionService::Stub::ForkSession, request);
+  if (!made.ok()) return Fail(made.status());
+  return Tell(made->session(), "forked", json);
+}
+
+int Rewind(const std::vector<std::string>& words) {
+  ServerOptions options;
+  std::vector<std::string> ids;
+  std::optional<uint64_t> version;
+  bool json = false;
+  Arguments arguments("mneme sessions rewind",
+                      "Takes a session back to an earlier version; later turns are dropped.");
+  arguments.Positional("ID", 1, 1, &ids, "the session");
+  arguments.Option("version", "N", &version,
+                   "the version to go back to; 0: before the first turn (default: one turn back)");
+  arguments.Flag("json", &json, "prints the session as one line of JSON");
+  AddServerOptions(arguments, &options);
+  if (const std::optional<int> code = ParseOrExit(arguments, words)) return *code;
+  gw::RewindSessionRequest request;
+  request.set_session_id(ids[0]);
+  if (!version) {
+    gw::GetSessionRequest get;
+    get.set_session_id(ids[0]);
+    const auto found = CallServer(options, &gw::SessionService::Stub::GetSession, get);
+    if (!found.ok()) return Fail(found.status());
+    if (found->session().version() == 0) {
+      return Fail(absl::FailedPreconditionError("the session has no turn yet"));
+    }
+    version = found->session().version() - 1;
+  }
+  request.set_version(*version);
+  const auto rewound = CallServer(options, &gw::SessionService::Stub::RewindSession, request);
+  if (!rewound.ok()) return Fail(rewound.status());
+  return Tell(rewound->session(), "rewound", json);
+}
+
+int Versions(const std::vector<std::string>& words) {
+  ServerOptions options;
+  std::vector<std::string> ids;
+  bool json = false;
+  Arguments arguments("mneme sessions versions",
+                      "Shows a session's committed versions and where its memory lies.");
+  arguments.Positional("ID", 1, 1, &ids, "the session");
+  arguments.Flag("json", &json, "prints one line of JSON");
+  AddServerOptions(arguments, &options);
+  if (const std::optional<int> code = ParseOrExit(arguments, words)) return *code;
+  gw::DescribeSessionRequest request;
+  request.set_session_id(ids[0]);
+  const auto found = CallServer(options, &gw::SessionService::Stub::DescribeSession, request);
+  if (!found.ok()) return Fail(found.status());
+  if (json) {
+    PrintLine(ToJsonLine(*found));
+    return kExitOk;
+  }
+  std::vector<std::vector<std::string>> rows = {
+      {"version", "committed", "tokens", "stored tokens", "stored bytes", "own bytes"}};
+  for (const auto& version : found->versions()) {
+    rows.push_back({absl::StrCat(version.version()), TimeText(version.committed_unix_ms()),
+                    absl::StrCat(version.num_tokens()), absl::StrCat(version.snapshot_tokens()),
+                    absl::StrCat(version.snapshot_bytes()), absl::StrCat(version.own_bytes())});
+  }
+  PrintLine(Table(rows));
+  for (const auto& [tier, bytes] : found->bytes_by_tier()) {
+    PrintLine(absl::StrCat(tier, ": ", bytes, " bytes"));
+  }
+  if (found->shares_with_size() > 0) {
+    PrintLine(absl::StrCat("shared with other sessions: ", found->shared_bytes(), " bytes"));
+  }
+  return kExitOk;
+}
+
+int Pin(const std::vector<std::string>& words) {
+  ServerOptions options;
+  std::vector<std::string> ids;
+  bool off = false;
+  bool json = false;
+  Arguments arguments("mneme sessions pin",
+                      "Keeps a session: it never expires and is the last to leave the fast tiers.");
+  arguments.Positional("ID", 1, 1, &ids, "the session");
+  arguments.Flag("off", &off, "takes it back");
+  arguments.Flag("json", &json, "prints the session as one line of JSON");
+  AddServerOptions(arguments, &options);
+  if (const std::optional<int> code = ParseOrExit(arguments, words)) return *code;
+  gw::UpdateSessionRequest request;
+  request.set_session_id(ids[0]);
+  request.set_pinned(!off);
+  const auto updated = CallServer(options, &gw::SessionService::Stub::UpdateSession, request);
+  if (!updated.ok()) return Fail(updated.status());
+  return Tell(updated->session(), off ? "not pinned" : "pinned", json);
 }
 
 }  // namespace
 
 int SessionsCommand(const std::vector<std::string>& words) {
-  return RunSubcommand("mneme sessions", "Lists, shows and deletes sessions.",
-                       {{"list", "lists sessions, the most recently used first", List},
-                        {"show", "shows a session with its messages", Show},
-                        {"delete", "deletes sessions and all that they hold", Delete}},
-                       words);
+  return RunSubcommand(
+      "mneme sessions", "Lists, shows, copies, moves and deletes sessions.",
+      {{"list", "lists sessions, the most recently used first", List},
+       {"show", "shows a session with its messages", Show},
+       {"versions", "shows a session's versions and where its memory lies", Versions},
+       {"fork", "makes a new session that begins with another's turns", Fork},
+       {"rewind", "takes a session back to an earlier version", Rewind},
+       {"export", "writes a session to a file", ExportSession},
+       {"import", "makes a session from such a file", ImportSession},
+       {"pin", "keeps a session from expiring", Pin},
+       {"delete", "deletes sessions and all that they hold", Delete},
+       {"forget-tenant", "deletes everything that a tenant has", ForgetTenant}},
+      words);
 }
 
 }  // namespace mneme::cli

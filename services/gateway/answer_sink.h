@@ -14,6 +14,10 @@ namespace mneme::gateway {
 
 // What is known when an answer begins.
 struct Started {
+  std::string id;                // of the answer
+  bool resumable = false;        // its client may attach to it again
+  std::string session_id;        // "": stateless
+  uint64_t session_version = 0;  // of the session, once the turn is committed
   std::string model;
   std::string fingerprint;  // of model and settings
   uint64_t seed = 0;
@@ -52,6 +56,11 @@ class AnswerSink {
   virtual void OnUsage(const inference::v1::Usage& usage) = 0;
   virtual void OnReceipt(const inference::v1::MemoryReceipt& receipt) = 0;
   virtual void OnDone(const Done& done) = 0;
+
+  // The next call's events are numbered up to `last`. Only where answers are numbered.
+  virtual void OnSequence(uint64_t last) { static_cast<void>(last); }
+  // Forgets what was written since the last Flush.
+  virtual void Drop() {}
 
   // Hands over what was written. Returns false when the client is gone.
   virtual bool Flush() = 0;

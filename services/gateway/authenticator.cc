@@ -14,7 +14,7 @@ constexpr absl::string_view kScheme = "bearer ";
 
 absl::StatusOr<Authenticator::Identity> Authenticator::Identify(
     absl::string_view authorization) const {
-  Identity identity{kDefaultTenant, default_limits_};
+  Identity identity{kDefaultTenant, /*admin=*/keys_ == nullptr, default_limits_};
   if (keys_ == nullptr) return identity;
   absl::string_view key;
   if (absl::StartsWithIgnoreCase(authorization, kScheme)) {
@@ -22,6 +22,7 @@ absl::StatusOr<Authenticator::Identity> Authenticator::Identify(
   }
   ASSIGN_OR_RETURN(const auth::Identity known, keys_->Authenticate(key));
   identity.tenant = known.tenant;
+  identity.admin = known.admin;
   if (known.limits.max_concurrent) {
     identity.limits.set_max_concurrent(*known.limits.max_concurrent);
   }

@@ -15,10 +15,12 @@ class Authenticator {
  public:
   struct Identity {
     std::string tenant;
+    bool admin = false;
     v1::Limits limits;
   };
 
-  // `keys` may be null: then everybody is the tenant "default". It must outlive this object.
+  // `keys` may be null: then everybody is the tenant "default" and an administrator. It must
+  // outlive this object.
   Authenticator(auth::KeyStore* keys, const v1::Limits& default_limits)
       : keys_(keys), default_limits_(default_limits) {}
 

@@ -12,6 +12,7 @@ namespace mneme::gateway {
 
 struct Caller {
   std::string tenant;
+  bool admin = false;  // may do what concerns other tenants
   v1::Limits limits;
   trace::RequestContext context;
   absl::Time arrived;

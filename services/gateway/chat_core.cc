@@ -24,6 +24,15 @@ uint64_t DrawSeed() {
   return generator() >> 11;
 }
 
+std::string NewId(absl::string_view prefix) { return absl::StrCat(prefix, trace::RandomHex(24)); }
+
+std::string LastSystemMessage(const google::protobuf::RepeatedPtrField<iv1::Message>& messages) {
+  for (int i = messages.size() - 1; i >= 0; --i) {
+    if (messages[i].role() == "system") return messages[i].content();
+  }
+  return "";
+}
+
 bool IsFull(const iv1::MemoryPolicy& policy) { return !policy.has_window(); }
 
 std::string TextOf(const Vocabulary& vocabulary, const std::vector<int32_t>& ids) {
@@ -40,14 +49,15 @@ std::string AffinityOf(const Turn::Parts& parts) {
 
 ChatCore::ChatCore(CompletionLoop& loop, ExecutorPool& executors, TokenizerClient& tokenizer,
                    SessionStore* sessions, Admission& admission, GatewayMetrics& metrics,
-                   const Options& options)
+                   const clock::Clock& clock, const Options& options)
     : loop_(loop),
       executors_(executors),
       tokenizer_(tokenizer),
       sessions_(sessions),
       admission_(admission),
       metrics_(metrics),
-      options_(options) {}
+      options_(options),
+      answers_(options.answers, clock) {}
 
 absl::StatusOr<SessionStore*> ChatCore::Sessions() const {
   if (sessions_ != nullptr) return sessions_;
@@ -80,12 +90,6 @@ absl::StatusOr<ExecutorPool::Claim> ChatCore::ClaimPlace(const ExecutorPool::Que
 absl::Status ChatCore::OpenSession(const v1::ChatRequest& request, const std::string& model,
                                    const Caller& caller, SessionStore::Opened* opened) {
   ASSIGN_OR_RETURN(SessionStore * sessions, Sessions());
-  if (!trace::IsIdentifier(request.session_id())) {
-    return status::InvalidField("session_id", "must match [A-Za-z0-9_.:-]{1,128}");
-  }
-  if (!request.request_id().empty() && !trace::IsIdentifier(request.request_id())) {
-    return status::InvalidField("request_id", "must match [A-Za-z0-9_.:-]{1,128}");
-  }
   if (request.sampling().n() > 1) {
     return status::InvalidField("sampling.n", "must be 1 in a session");
   }
@@ -97,15 +101,113 @@ absl::Status ChatCore::OpenSession(const v1::ChatRequest& request, const std::st
   acquire.set_model(model);
   acquire.set_with_history(true);
   acquire.set_request_id(request.request_id());
+  if (request.memory_policy().policy_case() != iv1::MemoryPolicy::POLICY_NOT_SET) {
+    *acquire.mutable_memory_policy() = request.memory_policy();
+  }
   ASSIGN_OR_RETURN(*opened, sessions->Open(acquire, caller.context, caller.deadline,
                                            [&caller] { return caller.gone && caller.gone(); }));
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest& request,
-                                                          Caller caller) {
+absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::StartChat(const v1::ChatRequest& request,
+                                                                  Caller caller,
+                                                                  const std::string& instructions) {
   caller.deadline = std::min(caller.deadline, caller.arrived + options_.request_timeout);
+  const bool in_session = !request.session_id().empty();
+  const bool resumable = request.has_resumable() ? request.resumable() : in_session;
+  if (in_session && !trace::IsIdentifier(request.session_id())) {
+    return status::InvalidField("session_id", "must match [A-Za-z0-9_.:-]{1,128}");
+  }
+  if (!request.request_id().empty() && !trace::IsIdentifier(request.request_id())) {
+    return status::InvalidField("request_id", "must match [A-Za-z0-9_.:-]{1,128}");
+  }
+  if (resumable && !in_session && request.sampling().n() > 1) {
+    return status::InvalidField("resumable", "must not be true where n is over 1");
+  }
+  if (!in_session && !resumable) {
+    return StartTurn(request, std::move(caller), instructions, nullptr);
+  }
+  bool made = false;
+  const std::shared_ptr<AnswerLog> log = answers_.JoinOrBegin(
+      caller.tenant, request.session_id(), in_session ? request.request_id() : "",
+      NewId("chatcmpl-"), resumable, &made);
+  if (!made) {
+    auto joined = std::make_unique<LoggedAnswer>(log, /*after=*/0, caller);
+    const absl::Status begun = joined->Begin();
+    if (begun.ok()) return joined;
+    if (!absl::IsOutOfRange(begun)) return begun;
+    // The answer is too long to be kept whole, but the turn will have its text.
+    RETURN_IF_ERROR(joined->AwaitEnd());
+    return StartTurn(request, std::move(caller), instructions, nullptr);
+  }
+  caller.gone = [log, client_gone = std::move(caller.gone)] {
+    if (client_gone && client_gone()) log->LeaveClient();
+    return log->Abandoned();
+  };
+  absl::StatusOr<std::unique_ptr<AnswerSource>> turn =
+      StartTurn(request, std::move(caller), instructions, log);
+  if (!turn.ok()) log->End(turn.status());
+  return turn;
+}
+
+absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::Attach(const std::string& id,
+                                                               uint64_t after, Caller caller) {
+  caller.deadline = std::min(caller.deadline, caller.arrived + options_.request_timeout);
+  ASSIGN_OR_RETURN(const std::shared_ptr<AnswerLog> log, answers_.Find(caller.tenant, id));
+  log->Enter();
+  auto answer = std::make_unique<LoggedAnswer>(log, after, std::move(caller));
+  RETURN_IF_ERROR(answer->Begin());
+  return answer;
+}
+
+absl::Status ChatCore::Cancel(const std::string& id, const Caller& caller) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<AnswerLog> log, answers_.Find(caller.tenant, id));
+  log->Cancel();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> ChatCore::AddMessages(
+    const std::string& session_id, const google::protobuf::RepeatedPtrField<iv1::Message>& messages,
+    const std::string& request_id, const Caller& caller) {
+  ASSIGN_OR_RETURN(SessionStore * sessions, Sessions());
+  if (!trace::IsIdentifier(session_id)) {
+    return status::InvalidField("session_id", "must match [A-Za-z0-9_.:-]{1,128}");
+  }
+  if (!request_id.empty() && !trace::IsIdentifier(request_id)) {
+    return status::InvalidField("request_id", "must match [A-Za-z0-9_.:-]{1,128}");
+  }
+  const absl::Time deadline = std::min(caller.deadline, caller.arrived + options_.request_timeout);
+  mv1::AcquireLeaseRequest acquire;
+  acquire.set_tenant(caller.tenant);
+  acquire.set_session_id(session_id);
+  acquire.set_request_id(request_id);
+  ASSIGN_OR_RETURN(SessionStore::Opened opened,
+                   sessions->Open(acquire, caller.context, deadline,
+                                  [&caller] { return caller.gone && caller.gone(); }));
+  const mv1::Session& session = opened.state.session();
+  if (opened.lease == nullptr) {
+    return session.num_messages() - opened.state.committed().messages_size();
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Vocabulary> vocabulary,
+                   tokenizer_.VocabularyOf(session.model(), caller.context, deadline));
+  RETURN_IF_ERROR(CheckMessages(messages, options_.max_messages, vocabulary->chat_template));
+  mv1::CommitTurnRequest commit;
+  commit.set_parent_version(session.version());
+  mv1::Turn& turn = *commit.mutable_turn();
+  *turn.mutable_messages() = messages;
+  turn.set_request_id(request_id.empty() ? NewId("turn-") : request_id);
+  RETURN_IF_ERROR(opened.lease->Commit(&commit).status());
+  return session.num_messages();
+}
+
+absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::StartTurn(const v1::ChatRequest& request,
+                                                                  Caller caller,
+                                                                  const std::string& instructions,
+                                                                  std::shared_ptr<AnswerLog> log) {
   Turn::Parts parts;
+  parts.started.id = log != nullptr ? log->id() : NewId("chatcmpl-");
+  parts.started.resumable = log != nullptr && log->resumable();
+  parts.log = std::move(log);
   ASSIGN_OR_RETURN(parts.ticket, Enter(caller));
   ASSIGN_OR_RETURN(std::string model, executors_.Resolve(request.model()));
   ExecutorPool::Claim claim;
@@ -125,6 +227,12 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
   RETURN_IF_ERROR(CheckSampling(request.sampling(), vocabulary.table.size()));
   RETURN_IF_ERROR(CheckMemoryPolicy(request.memory_policy()));
 
+  google::protobuf::RepeatedPtrField<iv1::Message> messages;
+  if (!instructions.empty()) {
+    messages.Add()->set_role("system");
+    messages[0].set_content(instructions);
+  }
+  messages.MergeFrom(request.messages());
   tv1::EncodeChatRequest encode;
   iv1::MemoryPolicy policy = request.memory_policy();
   mv1::AcquireLeaseResponse history;
@@ -135,8 +243,12 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
     parts.session = std::make_unique<Turn::SessionPart>();
     Turn::SessionPart& session = *parts.session;
     session.session_id = request.session_id();
+    session.store = sessions_;
     session.lease = std::move(opened.lease);
     session.parent_version = history.session().version();
+    session.executor = history.executor();
+    session.snapshot_version = history.snapshot_version();
+    session.plan = history.plan();
     if (const std::string& own = history.session().model(); !own.empty() && own != model) {
       if (!request.model().empty()) {
         return status::InvalidField("model", absl::StrCat("must be the session's own: ", own));
@@ -149,14 +261,20 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
       session.turn = std::move(*history.mutable_committed());
       parts.prompts.emplace_back();
     } else {
-      *session.turn.mutable_messages() = request.messages();
+      if (!instructions.empty() && LastSystemMessage(history.messages()) == instructions) {
+        messages.erase(messages.begin());
+      }
+      *session.turn.mutable_messages() = messages;
       session.turn.set_request_id(request.request_id().empty()
                                       ? absl::StrCat("turn-", trace::RandomHex(24))
                                       : request.request_id());
       parts.answer.keep_text = true;
       *encode.mutable_messages() = std::move(*history.mutable_messages());
       *encode.mutable_prefix_ids() = history.token_ids();
-      if (policy.policy_case() == iv1::MemoryPolicy::POLICY_NOT_SET) {
+      // The plan is made of the request's own choice and what else there is.
+      if (session.plan.policy().policy_case() != iv1::MemoryPolicy::POLICY_NOT_SET) {
+        policy = session.plan.policy();
+      } else if (policy.policy_case() == iv1::MemoryPolicy::POLICY_NOT_SET) {
         policy = history.session().memory_policy();
       }
     }
@@ -164,16 +282,25 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
   parts.started.model = model;
   parts.started.vocabulary = parts.vocabulary.get();
   parts.caller = std::move(caller);
+  if (parts.session != nullptr) {
+    parts.started.session_id = parts.session->session_id;
+    parts.started.session_version = parts.session->lease != nullptr
+                                        ? parts.session->parent_version + 1
+                                        : parts.session->turn.version();
+  }
   if (parts.session != nullptr && parts.session->lease == nullptr) {
     parts.started.created_unix_s = parts.session->turn.committed_unix_ms() / 1000;
     return std::make_unique<Turn>(std::move(parts), metrics_);
   }
 
   if (parts.session != nullptr) {
-    ASSIGN_OR_RETURN(claim, ClaimPlace({.model = model, .affinity = AffinityOf(parts)}));
+    ASSIGN_OR_RETURN(
+        claim,
+        ClaimPlace({.model = model,
+                    .prefer = {.affinity = AffinityOf(parts), .hot = parts.session->executor}}));
   }
   encode.set_model(model);
-  encode.mutable_messages()->MergeFrom(request.messages());
+  encode.mutable_messages()->MergeFrom(messages);
   encode.set_add_generation_prompt(true);
   encode.set_tools_json(request.tools_json());
   encode.set_template_arguments_json(request.template_arguments_json());
@@ -199,10 +326,11 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartChat(const v1::ChatRequest&
   return Start(std::move(parts), request.sampling(), policy, std::move(claim));
 }
 
-absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartCompletion(CompletionRequest request,
-                                                                Caller caller) {
+absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::StartCompletion(CompletionRequest request,
+                                                                        Caller caller) {
   caller.deadline = std::min(caller.deadline, caller.arrived + options_.request_timeout);
   Turn::Parts parts;
+  parts.started.id = NewId("cmpl-");
   ASSIGN_OR_RETURN(parts.ticket, Enter(caller));
   ASSIGN_OR_RETURN(const std::string model, executors_.Resolve(request.model));
   ASSIGN_OR_RETURN(ExecutorPool::Claim claim, ClaimPlace({.model = model}));
@@ -253,9 +381,10 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::StartCompletion(CompletionReques
                std::move(claim));
 }
 
-absl::StatusOr<std::unique_ptr<Turn>> ChatCore::Start(Turn::Parts parts, iv1::Sampling sampling,
-                                                      const iv1::MemoryPolicy& policy,
-                                                      ExecutorPool::Claim claim) {
+absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::Start(Turn::Parts parts,
+                                                              iv1::Sampling sampling,
+                                                              const iv1::MemoryPolicy& policy,
+                                                              ExecutorPool::Claim claim) {
   ASSIGN_OR_RETURN(const ev1::GetModelResponse model, executors_.Describe(parts.started.model));
   for (const Turn::Prompt& prompt : parts.prompts) {
     const auto size = static_cast<int64_t>(prompt.token_ids.size());
@@ -290,16 +419,26 @@ absl::StatusOr<std::unique_ptr<Turn>> ChatCore::Start(Turn::Parts parts, iv1::Sa
     *generate.mutable_sampling() = sampling;
     *generate.mutable_memory_policy() = policy;
     generate.set_tenant(parts.caller.tenant);
+    std::string hot;
     if (parts.session != nullptr) {
       generate.set_session_id(parts.session->session_id);
       generate.set_lease_token(parts.session->lease->token());
       generate.set_parent_version(parts.session->parent_version);
+      generate.set_snapshot_version(parts.session->snapshot_version);
+      generate.set_snapshot_encoding(parts.session->plan.encoding());
+      hot = parts.session->executor;
     }
-    parts.generation->Add(std::move(generate), AffinityOf(parts), std::exchange(claim, {}));
+    parts.generation->Add(std::move(generate),
+                          {.affinity = AffinityOf(parts), .hot = std::move(hot)},
+                          std::exchange(claim, {}));
   }
+  const std::shared_ptr<AnswerLog> log = parts.log;
   auto turn = std::make_unique<Turn>(std::move(parts), metrics_);
-  RETURN_IF_ERROR(CountFull(turn->Begin()));
-  return turn;
+  const absl::Status begun = CountFull(turn->Begin());
+  if (begun.ok()) return turn;
+  // Before the turn's destructor ends it: others who wait for this answer are to know why.
+  if (log != nullptr) log->End(begun);
+  return begun;
 }
 
 }  // namespace mneme::gateway

@@ -9,8 +9,11 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/clock/clock.h"
 #include "mneme/gateway/v1/chat.pb.h"
 #include "services/gateway/admission.h"
+#include "services/gateway/answer_log.h"
+#include "services/gateway/answer_source.h"
 #include "services/gateway/caller.h"
 #include "services/gateway/completion_loop.h"
 #include "services/gateway/executor_pool.h"
@@ -43,16 +46,36 @@ class ChatCore {
     int max_prompts = 256;
     absl::Duration request_timeout = absl::Minutes(10);
     GenerationOptions generation;
+    AnswerLogOptions answers;
   };
 
   // All but `sessions` (null: there are none) must be there and outlive the core.
   ChatCore(CompletionLoop& loop, ExecutorPool& executors, TokenizerClient& tokenizer,
            SessionStore* sessions, Admission& admission, GatewayMetrics& metrics,
-           const Options& options);
+           const clock::Clock& clock, const Options& options);
 
-  // Returns the turn once its first token is there. Errors as the public API documents them.
-  absl::StatusOr<std::unique_ptr<Turn>> StartChat(const v1::ChatRequest& request, Caller caller);
-  absl::StatusOr<std::unique_ptr<Turn>> StartCompletion(CompletionRequest request, Caller caller);
+  // Returns the answer once its first token is there. A request of a session whose request id is
+  // that of a turn which runs, or has ended, gets that turn's answer. Errors as the public API
+  // documents them.
+  // `instructions` become a system message, unless the session's last one says the same.
+  absl::StatusOr<std::unique_ptr<AnswerSource>> StartChat(const v1::ChatRequest& request,
+                                                          Caller caller,
+                                                          const std::string& instructions = "");
+  absl::StatusOr<std::unique_ptr<AnswerSource>> StartCompletion(CompletionRequest request,
+                                                                Caller caller);
+
+  // Adds messages to a session and has nothing said to them. A request id that was used before adds
+  // nothing; it may be empty. Returns how many messages there were before.
+  absl::StatusOr<int> AddMessages(
+      const std::string& session_id,
+      const google::protobuf::RepeatedPtrField<inference::v1::Message>& messages,
+      const std::string& request_id, const Caller& caller);
+
+  // Goes on with an answer of the caller's tenant after the event of that number.
+  absl::StatusOr<std::unique_ptr<AnswerSource>> Attach(const std::string& id, uint64_t after,
+                                                       Caller caller);
+  // Ends one.
+  absl::Status Cancel(const std::string& id, const Caller& caller);
 
   // Ends all running turns with UNAVAILABLE: the grace time of a shutdown is over.
   void EndTurns() { shutdown_ = true; }
@@ -65,10 +88,16 @@ class ChatCore {
   GatewayMetrics& metrics() { return metrics_; }
 
  private:
+  // One turn, without a look at others that run. `log` may be null.
+  absl::StatusOr<std::unique_ptr<AnswerSource>> StartTurn(const v1::ChatRequest& request,
+                                                          Caller caller,
+                                                          const std::string& instructions,
+                                                          std::shared_ptr<AnswerLog> log);
   // What chats and completions have in common, once the prompts are token ids.
-  absl::StatusOr<std::unique_ptr<Turn>> Start(Turn::Parts parts, inference::v1::Sampling sampling,
-                                              const inference::v1::MemoryPolicy& policy,
-                                              ExecutorPool::Claim claim);
+  absl::StatusOr<std::unique_ptr<AnswerSource>> Start(Turn::Parts parts,
+                                                      inference::v1::Sampling sampling,
+                                                      const inference::v1::MemoryPolicy& policy,
+                                                      ExecutorPool::Claim claim);
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> Enter(const Caller& caller);
   // Claims a place for the request's first generation, so that a request that has no chance is
   // refused before any other service works for it. RESOURCE_EXHAUSTED: every executor is full. An
@@ -86,6 +115,7 @@ class ChatCore {
   Admission& admission_;
   GatewayMetrics& metrics_;
   const Options options_;
+  AnswerLogs answers_;
   std::atomic<bool> shutdown_{false};
 };
 

@@ -17,11 +17,14 @@ namespace mneme::gateway {
 namespace {
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
+constexpr absl::Duration kForgetTimeout = absl::Seconds(2);
 constexpr auto kProbeInterval = std::chrono::milliseconds(1000);
 // Also of full ones: what others had there may have ended.
 constexpr auto kUnreadyProbeInterval = std::chrono::milliseconds(100);
 // How much busier a preferred executor may be than the idlest one.
 constexpr int kAffinitySlack = 4;
+// The same for one that has the session's memory: anywhere else it must be restored.
+constexpr int kHotSlack = 16;
 
 absl::Status UnknownModel(absl::string_view model) {
   return status::WithPayload(
@@ -189,6 +192,8 @@ absl::StatusOr<ExecutorPool::Executor*> ExecutorPool::Find(const Query& query) c
   Executor* preferred = nullptr;
   int preferred_load = 0;
   size_t preferred_hash = 0;
+  Executor* hot = nullptr;
+  int hot_load = 0;
   std::optional<absl::Duration> full;  // the shortest delay of those that are
   const size_t first = next_++;
   for (size_t k = 0; k < executors_.size(); ++k) {
@@ -208,8 +213,12 @@ absl::StatusOr<ExecutorPool::Executor*> ExecutorPool::Find(const Query& query) c
       best = executor;
       best_load = load;
     }
+    if (executor->address == query.prefer.hot) {
+      hot = executor;
+      hot_load = load;
+    }
     // Rendezvous hashing: an executor that leaves moves only its own sessions.
-    const size_t hash = absl::HashOf(query.affinity, executor->address);
+    const size_t hash = absl::HashOf(query.prefer.affinity, executor->address);
     if (preferred == nullptr || hash > preferred_hash) {
       preferred = executor;
       preferred_load = load;
@@ -217,7 +226,9 @@ absl::StatusOr<ExecutorPool::Executor*> ExecutorPool::Find(const Query& query) c
     }
   }
   if (best == nullptr) return full.has_value() ? Full(query.model, *full) : NotReady(query.model);
-  if (!query.affinity.empty() && preferred_load <= best_load + kAffinitySlack) best = preferred;
+  if (hot != nullptr && hot_load <= best_load + kHotSlack) return hot;
+  if (!query.prefer.affinity.empty() && preferred_load <= best_load + kAffinitySlack)
+    best = preferred;
   return best;
 }
 
@@ -228,6 +239,29 @@ void ExecutorPool::ReportFull(const Executor* executor, uint64_t num_ended,
     if (executors_[i].get() != executor) continue;
     states_[i].full_at = num_ended;
     states_[i].retry_after = retry_after;
+  }
+}
+
+void ExecutorPool::ForgetMemory(const executor::v1::ForgetMemoryRequest& forget,
+                                const trace::RequestContext& request) {
+  std::vector<Executor*> ready;
+  {
+    sync::MutexLock lock(mutex_);
+    for (size_t i = 0; i < executors_.size(); ++i) {
+      if (states_[i].ready) ready.push_back(executors_[i].get());
+    }
+  }
+  for (Executor* executor : ready) {
+    executor::v1::ForgetMemoryResponse response;
+    grpc::ClientContext context;
+    rpc::Prepare(request, absl::Now() + kForgetTimeout, &context);
+    const absl::Status status =
+        rpc::FromGrpc(executor->stub->ForgetMemory(&context, forget, &response));
+    if (status.ok()) continue;
+    log::Warning("an executor has not dropped a deleted session's memory",
+                 {{"request_id", request.request_id},
+                  {"executor", executor->address},
+                  {"error", std::string(status.message())}});
   }
 }
 

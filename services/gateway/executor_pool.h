@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/sync/mutex.h"
+#include "common/trace/request_context.h"
 #include "mneme/executor/v1/executor.grpc.pb.h"
 #include "mneme/gateway/v1/model.pb.h"
 #include "services/gateway/gateway_metrics.h"
@@ -61,11 +62,17 @@ class ExecutorPool {
     Executor* executor_ = nullptr;
   };
 
+  // Which executor would be the best one.
+  struct Preference {
+    std::string affinity;  // requests with the same one prefer the same executor; "": none
+    std::string hot;       // address of the one that has the session's memory; "": none has
+  };
+
   // What to look for.
   struct Query {
     std::string model;        // "": any
     std::string fingerprint;  // "": any
-    std::string affinity;     // requests with the same one prefer the same executor; "": none
+    Preference prefer;
     std::vector<const Executor*> exclude;
   };
 
@@ -80,11 +87,17 @@ class ExecutorPool {
   // not answered yet.
   absl::StatusOr<std::string> Resolve(absl::string_view model) const;
 
-  // Claims the least busy ready executor that is not full. With a retry delay: UNAVAILABLE, none is
-  // ready; RESOURCE_EXHAUSTED, all of those are full.
+  // Claims the hot executor, else the one that the affinity prefers, else the least busy one, of
+  // those that are ready and not full; a preferred one may only be so much busier. With a retry
+  // delay: UNAVAILABLE, none is ready; RESOURCE_EXHAUSTED, all of those are full.
   absl::StatusOr<Claim> Pick(const Query& query) const;
   // Returns what Pick would, and claims nothing.
   absl::Status CheckRoom(const Query& query) const;
+
+  // Has every ready executor drop what it holds of a session, or of a whole tenant; one that is not
+  // ready has lost its memory with its process. Waits for them, a bounded time each.
+  void ForgetMemory(const executor::v1::ForgetMemoryRequest& forget,
+                    const trace::RequestContext& request);
 
   // Says that a call failed: the executor is not used again until a probe succeeds.
   void ReportFailure(const Executor* executor);

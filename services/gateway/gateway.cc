@@ -11,7 +11,10 @@
 #include "common/status/status_macros.h"
 #include "services/gateway/authenticator.h"
 #include "services/gateway/grpc_front.h"
+#include "services/gateway/grpc_sessions.h"
 #include "services/gateway/http_front.h"
+#include "services/gateway/http_responses.h"
+#include "services/gateway/http_sessions.h"
 #include "services/gateway/write_watch.h"
 
 namespace mneme::gateway {
@@ -51,6 +54,11 @@ absl::StatusOr<v1::GatewayConfig> CompleteConfig(v1::GatewayConfig config) {
   if (config.max_body_bytes() > (1 << 30)) {
     return status::InvalidField("max_body_bytes", "must be at most 1 GiB");
   }
+  if (config.max_import_bytes() <= 0) config.set_max_import_bytes(int64_t{16} << 30);
+  if (config.detached_ms() <= 0) config.set_detached_ms(60'000);
+  if (config.ended_answer_ms() <= 0) config.set_ended_answer_ms(60'000);
+  if (config.answer_buffer_bytes() <= 0) config.set_answer_buffer_bytes(4 << 20);
+  if (config.answer_buffers_bytes() <= 0) config.set_answer_buffers_bytes(64 << 20);
   if (config.max_messages() <= 0) config.set_max_messages(4096);
   if (config.max_streams() <= 0) config.set_max_streams(256);
   if (config.write_timeout_ms() <= 0) config.set_write_timeout_ms(30'000);
@@ -71,19 +79,27 @@ struct Gateway::Parts {
                      ? nullptr
                      : std::make_unique<SessionStore>(config.memory_address(), timing.sessions)),
         admission(config.max_streams(), clock),
-        core(loop, executors, tokenizer, sessions.get(), admission, metrics,
+        core(loop, executors, tokenizer, sessions.get(), admission, metrics, clock,
              {.max_messages = config.max_messages(),
               .request_timeout = absl::Milliseconds(config.request_timeout_ms()),
-              .generation = timing.generation}),
+              .generation = timing.generation,
+              .answers = {.detached = absl::Milliseconds(config.detached_ms()),
+                          .ended = absl::Milliseconds(config.ended_answer_ms()),
+                          .bytes_per_answer = config.answer_buffer_bytes(),
+                          .bytes = config.answer_buffers_bytes()}}),
         directory(core),
         authenticator(keys.get(), config.default_limits()),
         access_log(metrics),
         edge(authenticator, metrics, access_log),
         write_watch(absl::Milliseconds(config.write_timeout_ms())),
         chat_service(core, edge, write_watch),
-        session_service(directory, edge),
+        session_service(directory, edge, config.max_import_bytes()),
+        admin_service(directory, edge),
         model_service(core, edge),
-        http_front(core, directory, authenticator, access_log) {}
+        http_edge(authenticator, metrics, access_log),
+        http_front(core, http_edge),
+        http_sessions(directory, http_edge),
+        http_responses(core, directory, http_edge) {}
 
   std::unique_ptr<auth::KeyStore> keys;
   GatewayMetrics metrics;
@@ -100,8 +116,12 @@ struct Gateway::Parts {
   WriteWatch write_watch;
   ChatServiceImpl chat_service;
   SessionServiceImpl session_service;
+  AdminServiceImpl admin_service;
   ModelServiceImpl model_service;
+  HttpEdge http_edge;
   HttpFront http_front;
+  HttpSessions http_sessions;
+  HttpResponses http_responses;
   std::unique_ptr<rpc::Server> grpc;
   std::unique_ptr<HttpListener> http;
 };
@@ -121,18 +141,22 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const v1::GatewayConfig&
                                      .tls_key = config.tls_key(),
                                      .max_connections = config.max_streams() + kSpareConnections,
                                      .max_body_bytes = static_cast<size_t>(config.max_body_bytes()),
+                                     .large_body_path = HttpSessions::kImportPath,
+                                     .max_large_body_bytes = config.max_import_bytes(),
                                      .write_timeout = absl::Milliseconds(config.write_timeout_ms()),
                                      .request_timeout = timing.http_request_timeout,
                                      .refusal_json = HttpFront::RefusalJson()}));
-  ASSIGN_OR_RETURN(
-      parts->grpc,
-      rpc::Server::Start({.listen = config.grpc_listen(),
-                          .tls_certificate = config.tls_certificate(),
-                          .tls_key = config.tls_key(),
-                          .max_message_bytes = static_cast<int>(config.max_body_bytes()),
-                          .max_threads = config.max_streams() + kSpareMethods},
-                         {&parts->chat_service, &parts->session_service, &parts->model_service}));
+  ASSIGN_OR_RETURN(parts->grpc, rpc::Server::Start(
+                                    {.listen = config.grpc_listen(),
+                                     .tls_certificate = config.tls_certificate(),
+                                     .tls_key = config.tls_key(),
+                                     .max_message_bytes = static_cast<int>(config.max_body_bytes()),
+                                     .max_threads = config.max_streams() + kSpareMethods},
+                                    {&parts->chat_service, &parts->session_service,
+                                     &parts->admin_service, &parts->model_service}));
   parts->http_front.Register(parts->http->server());
+  parts->http_sessions.Register(parts->http->server());
+  parts->http_responses.Register(parts->http->server());
   parts->http->Start();
   return std::unique_ptr<Gateway>(new Gateway(std::move(parts)));
 }

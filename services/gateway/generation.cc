@@ -19,6 +19,7 @@ namespace ev1 = executor::v1;
 namespace iv1 = inference::v1;
 
 constexpr absl::Duration kPickInterval = absl::Milliseconds(20);
+constexpr absl::Duration kFinishTimeout = absl::Seconds(1);
 
 // The delay after which a retry makes sense; none where `status` names none.
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {
@@ -40,21 +41,22 @@ bool IsQueueFull(const absl::Status& status) {
 // OnDone are called under the group's lock.
 class GenerationGroup::Call final : public CompletionLoop::Handler {
  public:
-  Call(GenerationGroup& group, ev1::GenerateRequest request, std::string affinity,
+  Call(GenerationGroup& group, ev1::GenerateRequest request, ExecutorPool::Preference prefer,
        ExecutorPool::Claim claim)
       : group_(group),
         request_(std::move(request)),
-        affinity_(std::move(affinity)),
+        prefer_(std::move(prefer)),
         claim_(std::move(claim)) {}
 
   // Begins, or begins again; without a ready executor the call waits for one.
   void Start() {
     if (claim_.get() == nullptr) {
-      const ExecutorPool::Query query{request_.model(), fingerprint_, affinity_, excluded_};
+      const ExecutorPool::Query query{request_.model(), fingerprint_, prefer_, excluded_};
       absl::StatusOr<ExecutorPool::Claim> claim = group_.pool_.Pick(query);
       if (!claim.ok() || cancelled_) return Wait(claim.status());
       claim_ = *std::move(claim);
     }
+    address_ = claim_->address;
     num_ended_ = claim_->num_ended;
     if (fingerprint_.empty()) {
       fingerprint_ =
@@ -100,6 +102,18 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     cancelled_ = true;
     if (context_ != nullptr) context_->TryCancel();
   }
+
+  // From now on the call is not begun again elsewhere. Returns the executor that it runs on, null
+  // where it runs on none; `finish` says which generation it is.
+  ExecutorPool::Executor* BeginFinish(ev1::FinishGenerationRequest* finish) {
+    finishing_ = true;
+    finish->set_tenant(request_.tenant());
+    finish->set_session_id(request_.session_id());
+    finish->set_lease_token(request_.lease_token());
+    return claim_.get();
+  }
+
+  const std::string& address() const { return address_; }
 
   bool pending() const {
     return state_ != State::kWaiting && state_ != State::kPaused && state_ != State::kEnded;
@@ -225,6 +239,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
     claim_ = ExecutorPool::Claim();
     if (finished_ >= NumAnswers()) return End(absl::OkStatus());
     if (cancelled_) return End(absl::CancelledError("the request was cancelled"));
+    if (finishing_) return End(absl::UnavailableError("the executor ended before its last word"));
     if (status.ok()) {
       status = absl::InternalError("the executor ended a generation without a finish reason");
     }
@@ -279,7 +294,8 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
 
   GenerationGroup& group_;
   ev1::GenerateRequest request_;
-  const std::string affinity_;
+  const ExecutorPool::Preference prefer_;
+  std::string address_;
   std::string fingerprint_;
   std::vector<const ExecutorPool::Executor*> excluded_;
   ExecutorPool::Claim claim_;
@@ -296,6 +312,7 @@ class GenerationGroup::Call final : public CompletionLoop::Handler {
   int finished_ = 0;
   bool received_ = false;
   bool cancelled_ = false;
+  bool finishing_ = false;
   bool told_ = false;
 };
 
@@ -325,12 +342,12 @@ GenerationGroup::~GenerationGroup() {
   while (pending()) lock_->changed.Wait(lock_->mutex);
 }
 
-void GenerationGroup::Add(ev1::GenerateRequest request, std::string affinity,
+void GenerationGroup::Add(ev1::GenerateRequest request, ExecutorPool::Preference prefer,
                           ExecutorPool::Claim claim) {
   sync::MutexLock lock(lock_->mutex);
   not_started_.push_back(calls_.size());
   calls_.push_back(
-      std::make_unique<Call>(*this, std::move(request), std::move(affinity), std::move(claim)));
+      std::make_unique<Call>(*this, std::move(request), std::move(prefer), std::move(claim)));
   StartWaiting();
 }
 
@@ -371,6 +388,33 @@ GenerationGroup::Event GenerationGroup::Next(absl::Time until, size_t* call,
     lock_->changed.WaitUntil(
         lock_->mutex, std::chrono::steady_clock::now() + absl::ToChronoMicroseconds(wake - now));
   }
+}
+
+void GenerationGroup::Finish(size_t call, int num_tokens) {
+  ev1::FinishGenerationRequest finish;
+  ExecutorPool::Executor* executor = nullptr;
+  {
+    sync::MutexLock lock(lock_->mutex);
+    executor = calls_[call]->BeginFinish(&finish);
+  }
+  absl::Status status = absl::UnavailableError("the generation runs on no executor");
+  if (executor != nullptr) {
+    finish.set_num_tokens(num_tokens);
+    ev1::FinishGenerationResponse response;
+    grpc::ClientContext context;
+    rpc::Prepare(context_, absl::Now() + kFinishTimeout, &context);
+    status = rpc::FromGrpc(executor->stub->FinishGeneration(&context, finish, &response));
+  }
+  // One that is not running any more has said its last word.
+  if (status.ok() || absl::IsNotFound(status)) return;
+  log::Warning("a generation could not be finished and is cancelled",
+               {{"request_id", context_.request_id}, {"error", std::string(status.message())}});
+  Cancel(call);
+}
+
+std::string GenerationGroup::ExecutorOf(size_t call) const {
+  sync::MutexLock lock(lock_->mutex);
+  return calls_[call]->address();
 }
 
 bool GenerationGroup::HasPlace() const {

@@ -49,15 +49,23 @@ class GenerationGroup {
   // Cancels what runs and waits until it has ended.
   ~GenerationGroup();
 
-  // Begins a call; the first one is number 0. `affinity` as in ExecutorPool::Query. `claim` is the
-  // place for it, if one is claimed already.
-  void Add(executor::v1::GenerateRequest request, std::string affinity,
+  // Begins a call; the first one is number 0. `claim` is the place for it, if one is claimed
+  // already.
+  void Add(executor::v1::GenerateRequest request, ExecutorPool::Preference prefer,
            ExecutorPool::Claim claim = {});
 
   // Waits for the next event of any call; `call` says which. `until` in the past only takes what is
   // there already.
   Event Next(absl::Time until, size_t* call, executor::v1::GenerateResponse* response,
              absl::Status* status);
+
+  // Asks the executor to end a session's call as if it had ended after `num_tokens` of its tokens:
+  // its last response, with what it did to the memory, is still to come. Where the executor cannot
+  // be asked, the call is cancelled instead.
+  void Finish(size_t call, int num_tokens);
+
+  // Returns the address of the executor that a call runs on, or ran on last; "" before.
+  std::string ExecutorOf(size_t call) const;
 
   // Ends one call, or all: the executor stops within one step.
   void Cancel(size_t call);

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/rpc/client.h"
 #include "common/rpc/grpc_status.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "services/gateway/chat_events.h"
 
 namespace mneme::gateway {
 namespace {
@@ -21,95 +21,87 @@ template <typename Response, typename Wrap>
 class GrpcSink final : public AnswerSink {
  public:
   GrpcSink(grpc::ServerWriter<Response>* writer, grpc::ServerContext& context, WriteWatch& watch,
-           std::string id, Wrap wrap)
-      : writer_(writer),
-        context_(context),
-        watched_(watch, context),
-        id_(std::move(id)),
-        wrap_(wrap) {}
+           Wrap wrap)
+      : writer_(writer), context_(context), watched_(watch, context), wrap_(wrap) {}
 
   void OnStarted(const Started& started) override {
     vocabulary_ = started.vocabulary;
-    v1::ChatStarted& event = *New(0).mutable_started();
-    event.set_id(id_);
-    event.set_model(started.model);
-    event.set_role("assistant");
-    event.set_created_unix_s(started.created_unix_s);
-    event.set_seed(started.seed);
+    resumable_ = started.resumable;
+    AppendStarted(started, &events_);
+    Number();
   }
   void OnPrompt(int index, const PromptEcho& prompt) override {
-    New(index).set_text_delta(std::string(prompt.text));
-    AddLogprobs(index, prompt.logprobs);
+    AppendPrompt(index, prompt, *vocabulary_, &events_);
+    Number();
   }
   void OnDelta(int index, absl::string_view text,
                absl::Span<const iv1::TokenLogprob> tokens) override {
-    if (!text.empty()) New(index).set_text_delta(std::string(text));
-    AddLogprobs(index, tokens);
+    AppendDelta(index, text, tokens, *vocabulary_, &events_);
+    Number();
   }
   void OnFinish(int index, iv1::FinishReason reason) override {
-    New(index).set_finish_reason(reason);
+    AppendFinish(index, reason, &events_);
+    Number();
   }
-  void OnUsage(const iv1::Usage& usage) override { *New(0).mutable_usage() = usage; }
+  void OnUsage(const iv1::Usage& usage) override {
+    AppendUsage(usage, &events_);
+    Number();
+  }
   void OnReceipt(const iv1::MemoryReceipt& receipt) override {
-    *New(0).mutable_receipt() = receipt;
+    AppendReceipt(receipt, &events_);
+    Number();
   }
   void OnDone(const Done& done) override {
-    v1::ChatDone& event = *New(0).mutable_done();
-    event.set_session_id(done.session_id);
-    event.set_version(done.version);
+    AppendDone(done, &events_);
+    Number();
+  }
+  void OnSequence(uint64_t last) override { last_ = last; }
+  void Drop() override {
+    events_.clear();
+    numbered_ = 0;
   }
   bool Flush() override {
     bool ok = true;
     watched_.Begin();
-    for (size_t i = 0; i < pending_.size() && ok; ++i) {
+    for (size_t i = 0; i < events_.size() && ok; ++i) {
+      Response response;
+      wrap_(response).Swap(&events_[i]);
       // No buffer hint: a synchronous Write would wait for the buffer to be sent, which only the
       // next write, or a keepalive ping 20 s later, does.
-      ok = writer_->Write(pending_[i]);
+      ok = writer_->Write(response);
     }
     watched_.End();
-    pending_.clear();
+    Drop();
     return ok && !context_.IsCancelled();
   }
 
  private:
-  v1::ChatResponse& New(int index) {
-    v1::ChatResponse& event = wrap_(pending_.emplace_back());
-    event.set_index(index);
-    return event;
-  }
-  void AddLogprobs(int index, absl::Span<const iv1::TokenLogprob> tokens) {
-    if (tokens.empty()) return;
-    v1::Logprobs& logprobs = *New(index).mutable_logprobs();
-    for (const iv1::TokenLogprob& token : tokens) {
-      v1::TextLogprob& shown = *logprobs.add_tokens();
-      Fill(token, &shown);
-      for (const iv1::TokenLogprob& other : token.top()) Fill(other, shown.add_top());
+  // Numbers the events that the last call has made, the last one last.
+  void Number() {
+    for (size_t i = numbered_; resumable_ && i < events_.size(); ++i) {
+      events_[i].set_sequence(last_ - (events_.size() - 1 - i));
     }
-  }
-  void Fill(const iv1::TokenLogprob& token, v1::TextLogprob* shown) const {
-    shown->set_token_id(token.token_id());
-    shown->set_logprob(token.logprob());
-    if (vocabulary_->table.Contains(token.token_id())) {
-      shown->set_token(std::string(vocabulary_->table.Piece(token.token_id())));
-    }
+    numbered_ = events_.size();
   }
 
   grpc::ServerWriter<Response>* const writer_;
   const grpc::ServerContext& context_;
   WriteWatch::Stream watched_;
-  const std::string id_;
   const Wrap wrap_;
   const Vocabulary* vocabulary_ = nullptr;
-  std::vector<Response> pending_;
+  bool resumable_ = false;
+  uint64_t last_ = 0;
+  std::vector<v1::ChatResponse> events_;
+  size_t numbered_ = 0;
 };
 
-absl::Status RunTurn(absl::StatusOr<std::unique_ptr<Turn>> turn, AnswerSink& sink,
-                     AccessRecord* record) {
-  RETURN_IF_ERROR(turn.status());
-  const absl::Status status = (*turn)->Run(sink);
-  record->model = (*turn)->started().model;
-  record->prompt_tokens = (*turn)->num_prompt_tokens();
-  record->completion_tokens = (*turn)->num_completion_tokens();
+absl::Status RunAnswer(absl::StatusOr<std::unique_ptr<AnswerSource>> answer, AnswerSink& sink,
+                       AccessRecord* record) {
+  RETURN_IF_ERROR(answer.status());
+  const absl::Status status = (*answer)->Run(sink);
+  record->model = (*answer)->started().model;
+  record->prompt_tokens = (*answer)->num_prompt_tokens();
+  record->completion_tokens = (*answer)->num_completion_tokens();
   return status;
 }
 
@@ -136,6 +128,7 @@ absl::Status GrpcEdge::Begin(grpc::ServerContext* context, const char* route, Ca
   }
   caller->tenant = std::move(identity->tenant);
   caller->limits = std::move(identity->limits);
+  caller->admin = identity->admin;
   record->tenant = caller->tenant;
   return absl::OkStatus();
 }
@@ -155,9 +148,8 @@ grpc::Status ChatServiceImpl::Chat(grpc::ServerContext* context, const v1::ChatR
   absl::Status status = edge_.Begin(context, "Chat", &caller, &record);
   if (status.ok()) {
     const auto wrap = [](v1::ChatResponse& response) -> v1::ChatResponse& { return response; };
-    GrpcSink<v1::ChatResponse, decltype(wrap)> sink(
-        writer, *context, watch_, absl::StrCat("chatcmpl-", trace::RandomHex(24)), wrap);
-    status = RunTurn(core_.StartChat(*request, std::move(caller)), sink, &record);
+    GrpcSink<v1::ChatResponse, decltype(wrap)> sink(writer, *context, watch_, wrap);
+    status = RunAnswer(core_.StartChat(*request, std::move(caller)), sink, &record);
   }
   return edge_.End(status, &record);
 }
@@ -182,63 +174,35 @@ grpc::Status ChatServiceImpl::Complete(grpc::ServerContext* context,
     const auto wrap = [](v1::CompleteResponse& response) -> v1::ChatResponse& {
       return *response.mutable_event();
     };
-    GrpcSink<v1::CompleteResponse, decltype(wrap)> sink(
-        writer, *context, watch_, absl::StrCat("cmpl-", trace::RandomHex(24)), wrap);
+    GrpcSink<v1::CompleteResponse, decltype(wrap)> sink(writer, *context, watch_, wrap);
     status =
-        RunTurn(core_.StartCompletion(std::move(completion), std::move(caller)), sink, &record);
+        RunAnswer(core_.StartCompletion(std::move(completion), std::move(caller)), sink, &record);
   }
   return edge_.End(status, &record);
 }
 
-grpc::Status SessionServiceImpl::CreateSession(grpc::ServerContext* context,
-                                               const v1::CreateSessionRequest* request,
-                                               v1::CreateSessionResponse* response) {
+grpc::Status ChatServiceImpl::Attach(grpc::ServerContext* context, const v1::AttachRequest* request,
+                                     grpc::ServerWriter<v1::AttachResponse>* writer) {
   Caller caller;
   AccessRecord record;
-  absl::Status status = edge_.Begin(context, "CreateSession", &caller, &record);
+  absl::Status status = edge_.Begin(context, "Attach", &caller, &record);
   if (status.ok()) {
-    absl::StatusOr<v1::CreateSessionResponse> made = sessions_.Create(*request, caller);
-    status = made.status();
-    if (made.ok()) *response = *std::move(made);
+    const auto wrap = [](v1::AttachResponse& response) -> v1::ChatResponse& {
+      return *response.mutable_event();
+    };
+    GrpcSink<v1::AttachResponse, decltype(wrap)> sink(writer, *context, watch_, wrap);
+    status =
+        RunAnswer(core_.Attach(request->id(), request->after(), std::move(caller)), sink, &record);
   }
   return edge_.End(status, &record);
 }
 
-grpc::Status SessionServiceImpl::GetSession(grpc::ServerContext* context,
-                                            const v1::GetSessionRequest* request,
-                                            v1::GetSessionResponse* response) {
+grpc::Status ChatServiceImpl::Cancel(grpc::ServerContext* context, const v1::CancelRequest* request,
+                                     v1::CancelResponse*) {
   Caller caller;
   AccessRecord record;
-  absl::Status status = edge_.Begin(context, "GetSession", &caller, &record);
-  if (status.ok()) {
-    absl::StatusOr<v1::GetSessionResponse> found = sessions_.Get(*request, caller);
-    status = found.status();
-    if (found.ok()) *response = *std::move(found);
-  }
-  return edge_.End(status, &record);
-}
-
-grpc::Status SessionServiceImpl::ListSessions(grpc::ServerContext* context,
-                                              const v1::ListSessionsRequest* request,
-                                              v1::ListSessionsResponse* response) {
-  Caller caller;
-  AccessRecord record;
-  absl::Status status = edge_.Begin(context, "ListSessions", &caller, &record);
-  if (status.ok()) {
-    absl::StatusOr<v1::ListSessionsResponse> found = sessions_.List(*request, caller);
-    status = found.status();
-    if (found.ok()) *response = *std::move(found);
-  }
-  return edge_.End(status, &record);
-}
-
-grpc::Status SessionServiceImpl::DeleteSession(grpc::ServerContext* context,
-                                               const v1::DeleteSessionRequest* request,
-                                               v1::DeleteSessionResponse*) {
-  Caller caller;
-  AccessRecord record;
-  absl::Status status = edge_.Begin(context, "DeleteSession", &caller, &record);
-  if (status.ok()) status = sessions_.Delete(*request, caller).status();
+  absl::Status status = edge_.Begin(context, "Cancel", &caller, &record);
+  if (status.ok()) status = core_.Cancel(request->id(), caller);
   return edge_.End(status, &record);
 }
 

@@ -10,11 +10,9 @@
 #include "absl/status/statusor.h"
 #include "mneme/gateway/v1/chat.grpc.pb.h"
 #include "mneme/gateway/v1/model.grpc.pb.h"
-#include "mneme/gateway/v1/session.grpc.pb.h"
 #include "services/gateway/access_log.h"
 #include "services/gateway/authenticator.h"
 #include "services/gateway/chat_core.h"
-#include "services/gateway/session_directory.h"
 #include "services/gateway/write_watch.h"
 
 namespace mneme::gateway {
@@ -48,32 +46,15 @@ class ChatServiceImpl final : public v1::ChatService::Service {
                     grpc::ServerWriter<v1::ChatResponse>* writer) override;
   grpc::Status Complete(grpc::ServerContext* context, const v1::CompleteRequest* request,
                         grpc::ServerWriter<v1::CompleteResponse>* writer) override;
+  grpc::Status Attach(grpc::ServerContext* context, const v1::AttachRequest* request,
+                      grpc::ServerWriter<v1::AttachResponse>* writer) override;
+  grpc::Status Cancel(grpc::ServerContext* context, const v1::CancelRequest* request,
+                      v1::CancelResponse* response) override;
 
  private:
   ChatCore& core_;
   const GrpcEdge& edge_;
   WriteWatch& watch_;
-};
-
-// Thread-safe.
-class SessionServiceImpl final : public v1::SessionService::Service {
- public:
-  // Both must outlive the service.
-  SessionServiceImpl(const SessionDirectory& sessions, const GrpcEdge& edge)
-      : sessions_(sessions), edge_(edge) {}
-
-  grpc::Status CreateSession(grpc::ServerContext* context, const v1::CreateSessionRequest* request,
-                             v1::CreateSessionResponse* response) override;
-  grpc::Status GetSession(grpc::ServerContext* context, const v1::GetSessionRequest* request,
-                          v1::GetSessionResponse* response) override;
-  grpc::Status ListSessions(grpc::ServerContext* context, const v1::ListSessionsRequest* request,
-                            v1::ListSessionsResponse* response) override;
-  grpc::Status DeleteSession(grpc::ServerContext* context, const v1::DeleteSessionRequest* request,
-                             v1::DeleteSessionResponse* response) override;
-
- private:
-  const SessionDirectory& sessions_;
-  const GrpcEdge& edge_;
 };
 
 // Thread-safe.

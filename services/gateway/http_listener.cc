@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <set>
 #include <thread>
 #include <vector>
@@ -53,6 +54,8 @@ class Connection final : public httplib::Stream, public HttpConnection {
     read_deadline_ = absl::Now() + options_.request_timeout;
     budget_ = static_cast<int64_t>(options_.max_body_bytes) + kHeaderBytes;
     body_too_large_ = false;
+    large_body_ = false;
+    body_bytes_ = 0;
     arrived_ = absl::Now();
   }
 
@@ -60,14 +63,20 @@ class Connection final : public httplib::Stream, public HttpConnection {
   void SetHeader(httplib::Request& request) {
     context_ = trace::ContextFrom(request.get_header_value("x-request-id"),
                                   request.get_header_value("traceparent"));
-    int64_t length = 0;
-    if (absl::SimpleAtoi(request.get_header_value("Content-Length"), &length) &&
-        length > static_cast<int64_t>(options_.max_body_bytes)) {
+    large_body_ = !options_.large_body_path.empty() && request.path == options_.large_body_path;
+    const int64_t limit =
+        large_body_ ? options_.max_large_body_bytes : static_cast<int64_t>(options_.max_body_bytes);
+    budget_ = limit + kHeaderBytes;
+    if (absl::SimpleAtoi(request.get_header_value("Content-Length"), &body_bytes_) &&
+        body_bytes_ > limit) {
       body_too_large_ = true;
-      budget_ = std::min(length, kMaxSkippedBytes) + kHeaderBytes;
+      budget_ = std::min(body_bytes_, kMaxSkippedBytes) + kHeaderBytes;
     }
-    // Every body is JSON: httplib must not take it for a form and cut it at 8 KiB.
-    if (request.method == "POST") request.headers.erase("Content-Type");
+    // Every body is JSON or a session's file: httplib must not take it for a form and cut it at
+    // 8 KiB.
+    if (request.method == "POST" || request.method == "PATCH") {
+      request.headers.erase("Content-Type");
+    }
   }
 
   // Waits for the first byte of a next request.
@@ -90,6 +99,17 @@ class Connection final : public httplib::Stream, public HttpConnection {
            (poll_fd.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
   }
   bool body_too_large() const override { return body_too_large_; }
+  void SkipBody() override {
+    char buffer[4096];
+    for (int64_t left = body_bytes_; left > 0;) {
+      const ssize_t count = read(buffer, std::min<int64_t>(left, sizeof(buffer)));
+      if (count <= 0) {
+        broken_ = true;
+        return;
+      }
+      left -= count;
+    }
+  }
 
   bool is_readable() const override { return begin_ < end_ || PollIn(0); }
   bool is_writable() const override { return !Gone(); }
@@ -158,7 +178,10 @@ class Connection final : public httplib::Stream, public HttpConnection {
         count = recv(fd_, buffer_.data(), buffer_.size(), 0);
         if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       }
-      if (count > 0) end_ = static_cast<size_t>(count);
+      if (count > 0) {
+        end_ = static_cast<size_t>(count);
+        if (large_body_) read_deadline_ = absl::Now() + options_.request_timeout;
+      }
       return count;
     }
     broken_ = true;
@@ -189,6 +212,8 @@ class Connection final : public httplib::Stream, public HttpConnection {
   absl::Time read_deadline_;
   bool broken_ = false;
   bool body_too_large_ = false;
+  bool large_body_ = false;
+  int64_t body_bytes_ = 0;  // as its header says
 };
 
 // Threads that come as connections do, up to a bound. What finds no thread runs at once on the
@@ -331,7 +356,8 @@ class HttpListener::Server final : public httplib::Server {
       setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     });
     new_task_queue = [this] { return new Workers(options_.max_connections); };
-    set_payload_max_length(options.max_body_bytes);
+    // The connection has the limits, which differ by path.
+    set_payload_max_length(std::numeric_limits<size_t>::max());
     set_read_timeout(1);
     set_write_timeout(absl::ToChronoMilliseconds(options.write_timeout));
   }

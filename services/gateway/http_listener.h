@@ -22,10 +22,13 @@ struct HttpListenerOptions {
   std::string tls_key;          // PEM path
   int max_connections = 320;    // one thread each
   size_t max_body_bytes = 16 << 20;
-  absl::Duration write_timeout = absl::Seconds(30);    // without any progress
-  absl::Duration request_timeout = absl::Seconds(30);  // for a request to arrive whole
-  absl::Duration idle_timeout = absl::Seconds(15);     // between two requests of a connection
-  std::string refusal_json;                            // the 503 body for one connection too many
+  std::string large_body_path;  // the one path whose bodies may be larger; "": none
+  int64_t max_large_body_bytes = 0;
+  absl::Duration write_timeout = absl::Seconds(30);  // without any progress
+  // For a request to arrive whole; with large_body_path, without any progress.
+  absl::Duration request_timeout = absl::Seconds(30);
+  absl::Duration idle_timeout = absl::Seconds(15);  // between two requests of a connection
+  std::string refusal_json;                         // the 503 body for one connection too many
 };
 
 // The connection whose request the calling thread handles. Used by that thread only.
@@ -38,8 +41,10 @@ class HttpConnection {
 
   // Whether the client closed the connection, or nothing can be written to it.
   virtual bool Gone() const = 0;
-  // Whether the request's body was larger than allowed.
+  // Whether the request's body is, or was, larger than allowed.
   virtual bool body_too_large() const = 0;
+  // Reads the body and drops it, so that its client gets to read the reply.
+  virtual void SkipBody() = 0;
 
   const trace::RequestContext& context() const { return context_; }
   absl::Time arrived() const { return arrived_; }

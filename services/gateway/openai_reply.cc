@@ -5,7 +5,6 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "common/trace/request_context.h"
 #include "services/gateway/json_text.h"
 
 namespace mneme::gateway {
@@ -51,6 +50,40 @@ void Comma(std::string* list) {
 
 }  // namespace
 
+void AppendMneme(const Done& done, const iv1::MemoryReceipt& receipt, uint64_t seed,
+                 std::string* out) {
+  *out += "{\"session_id\":";
+  AppendJsonString(done.session_id, out);
+  absl::StrAppend(out, ",\"version\":", done.version, ",\"seed\":", seed,
+                  ",\"committed_version\":", receipt.committed_version(),
+                  ",\"persisted\":", receipt.persisted() ? "true" : "false",
+                  ",\"not_persisted_reason\":");
+  AppendJsonString(receipt.not_persisted_reason(), out);
+  *out += ",\"snapshot_lost_reason\":";
+  AppendJsonString(receipt.snapshot_lost_reason(), out);
+  absl::StrAppend(out, ",\"restored_tokens\":", receipt.restored_tokens(),
+                  ",\"reused_tokens\":", receipt.reused_tokens(),
+                  ",\"prefilled_tokens\":", receipt.prefilled_tokens(),
+                  ",\"evicted_tokens\":", receipt.evicted_tokens(),
+                  ",\"resident_tokens\":", receipt.resident_tokens(),
+                  ",\"kv_bytes_resident\":", receipt.kv_bytes_resident(),
+                  ",\"kv_bytes_full\":", receipt.kv_bytes_full(),
+                  ",\"kv_bytes_peak\":", receipt.kv_bytes_peak(), ",\"compression_ratio\":");
+  AppendJsonNumber(receipt.compression_ratio(), out);
+  *out += ",\"tier\":";
+  AppendJsonString(receipt.tier(), out);
+  absl::StrAppend(out, ",\"bytes_moved\":", receipt.bytes_moved(), ",\"ms\":{");
+  const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());
+  bool first = true;
+  for (const auto& [stage, ms] : stages) {
+    if (!std::exchange(first, false)) *out += ',';
+    AppendJsonString(stage, out);
+    *out += ':';
+    AppendJsonNumber(ms, out);
+  }
+  *out += "}}";
+}
+
 absl::string_view OpenAiSink::PieceOf(int32_t token_id) const {
   return vocabulary_->table.Contains(token_id) ? vocabulary_->table.Piece(token_id)
                                                : absl::string_view();
@@ -74,38 +107,6 @@ void OpenAiSink::AppendUsage(std::string* out) const {
                   ",\"completion_tokens\":", usage_.completion_tokens(),
                   ",\"total_tokens\":", usage_.prompt_tokens() + usage_.completion_tokens(),
                   ",\"prompt_tokens_details\":{\"cached_tokens\":", usage_.cached_tokens(), "}}");
-}
-
-void OpenAiSink::AppendMneme(const Done& done, std::string* out) const {
-  const iv1::MemoryReceipt& receipt = receipt_;
-  *out += "{\"session_id\":";
-  AppendJsonString(done.session_id, out);
-  absl::StrAppend(out, ",\"version\":", done.version, ",\"seed\":", seed_,
-                  ",\"committed_version\":", receipt.committed_version(),
-                  ",\"persisted\":", receipt.persisted() ? "true" : "false",
-                  ",\"not_persisted_reason\":");
-  AppendJsonString(receipt.not_persisted_reason(), out);
-  absl::StrAppend(out, ",\"restored_tokens\":", receipt.restored_tokens(),
-                  ",\"reused_tokens\":", receipt.reused_tokens(),
-                  ",\"prefilled_tokens\":", receipt.prefilled_tokens(),
-                  ",\"evicted_tokens\":", receipt.evicted_tokens(),
-                  ",\"resident_tokens\":", receipt.resident_tokens(),
-                  ",\"kv_bytes_resident\":", receipt.kv_bytes_resident(),
-                  ",\"kv_bytes_full\":", receipt.kv_bytes_full(),
-                  ",\"kv_bytes_peak\":", receipt.kv_bytes_peak(), ",\"compression_ratio\":");
-  AppendJsonNumber(receipt.compression_ratio(), out);
-  *out += ",\"tier\":";
-  AppendJsonString(receipt.tier(), out);
-  absl::StrAppend(out, ",\"bytes_moved\":", receipt.bytes_moved(), ",\"ms\":{");
-  const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());
-  bool first = true;
-  for (const auto& [stage, ms] : stages) {
-    if (!std::exchange(first, false)) *out += ',';
-    AppendJsonString(stage, out);
-    *out += ':';
-    AppendJsonNumber(ms, out);
-  }
-  *out += "}}";
 }
 
 void OpenAiSink::AppendChatTokens(absl::Span<const iv1::TokenLogprob> tokens,
@@ -179,7 +180,7 @@ void OpenAiObject::OnStarted(const Started& started) {
   started_ = started;
   vocabulary_ = started.vocabulary;
   seed_ = started.seed;
-  id_ = absl::StrCat(is_chat() ? "chatcmpl-" : "cmpl-", trace::RandomHex(24));
+  id_ = started.id;
   choices_.resize(started.num_answers);
 }
 
@@ -231,14 +232,15 @@ void OpenAiObject::OnDone(const Done& done) {
   out += "],\"usage\":";
   AppendUsage(&out);
   out += ",\"mneme\":";
-  AppendMneme(done, &out);
+  AppendMneme(done, receipt_, seed_, &out);
   out += "}\n";
 }
 
 void OpenAiStream::OnStarted(const Started& started) {
   vocabulary_ = started.vocabulary;
   seed_ = started.seed;
-  id_ = absl::StrCat(is_chat() ? "chatcmpl-" : "cmpl-", trace::RandomHex(24));
+  id_ = started.id;
+  resumable_ = started.resumable;
   offsets_.resize(started.num_answers);
   head_ = "data: {";
   AppendHead(is_chat() ? "chat.completion.chunk" : "text_completion", started, &head_);
@@ -258,7 +260,13 @@ void OpenAiStream::AppendChunkStart(int index) {
 void OpenAiStream::AppendChunkEnd(absl::string_view logprobs, absl::string_view finish_reason,
                                   absl::string_view extra) {
   absl::StrAppend(&out_, ",\"logprobs\":", logprobs, ",\"finish_reason\":", finish_reason, "}]",
-                  options_.include_usage ? ",\"usage\":null" : "", extra, "}\n\n");
+                  options_.include_usage ? ",\"usage\":null" : "", extra, "}");
+  EndEvent();
+}
+
+void OpenAiStream::EndEvent() {
+  if (resumable_) absl::StrAppend(&out_, "\nid: ", sequence_);
+  out_ += "\n\n";
 }
 
 void OpenAiStream::OnPrompt(int index, const PromptEcho& prompt) {
@@ -309,13 +317,14 @@ void OpenAiStream::OnFinish(int index, iv1::FinishReason reason) {
 
 void OpenAiStream::OnDone(const Done& done) {
   std::string extra = ",\"mneme\":";
-  AppendMneme(done, &extra);
+  AppendMneme(done, receipt_, seed_, &extra);
   if (finish_) AppendFinish(*finish_, options_.include_usage ? "" : absl::string_view(extra));
   finish_.reset();
   if (options_.include_usage) {
     absl::StrAppend(&out_, head_, "],\"usage\":");
     AppendUsage(&out_);
-    absl::StrAppend(&out_, extra, "}\n\n");
+    absl::StrAppend(&out_, extra, "}");
+    EndEvent();
   }
   out_ += "data: [DONE]\n\n";
 }

@@ -16,6 +16,10 @@ namespace mneme::gateway {
 
 enum class ReplyKind { kChat, kCompletion };
 
+// Appends the `mneme` object: what a turn did, and its seed.
+void AppendMneme(const Done& done, const inference::v1::MemoryReceipt& receipt, uint64_t seed,
+                 std::string* out);
+
 // The parts that both forms have in common. Not thread-safe.
 class OpenAiSink : public AnswerSink {
  public:
@@ -29,7 +33,6 @@ class OpenAiSink : public AnswerSink {
   // Appends `"id":…,"object":…,"created":…,"model":…,"system_fingerprint":…`.
   void AppendHead(absl::string_view object, const Started& started, std::string* out) const;
   void AppendUsage(std::string* out) const;
-  void AppendMneme(const Done& done, std::string* out) const;
   // Appends the value of "logprobs" for these tokens of an answer; completions also count offsets.
   void AppendChatTokens(absl::Span<const inference::v1::TokenLogprob> tokens,
                         std::string* out) const;
@@ -104,6 +107,8 @@ class OpenAiStream final : public OpenAiSink {
                absl::Span<const inference::v1::TokenLogprob> tokens) override;
   void OnFinish(int index, inference::v1::FinishReason reason) override;
   void OnDone(const Done& done) override;
+  void OnSequence(uint64_t last) override { sequence_ = last; }
+  void Drop() override { out_.clear(); }
   bool Flush() override;
 
   // Ends the stream with an error: its status line is long sent.
@@ -117,9 +122,12 @@ class OpenAiStream final : public OpenAiSink {
   void AppendChunkStart(int index);
   void AppendChunkEnd(absl::string_view logprobs, absl::string_view finish_reason,
                       absl::string_view extra);
+  void EndEvent();
   void AppendFinish(const Finish& finish, absl::string_view extra);
 
   const std::function<bool(const std::string&)> write_;
+  bool resumable_ = false;  // then every event has its number
+  uint64_t sequence_ = 0;
   std::string head_;  // what every chunk begins with, up to the choices
   std::string out_;   // not written yet
   std::string scratch_;

@@ -46,71 +46,6 @@ void ReadLogitBias(JsonFields& fields, iv1::Sampling* sampling) {
   }
 }
 
-// What chats and completions share.
-void ReadSampling(JsonFields& fields, iv1::Sampling* sampling) {
-  if (const auto value = fields.Number("temperature")) {
-    sampling->set_temperature(static_cast<float>(*value));
-  }
-  if (const auto value = fields.Integer("top_k", -1, kMaxInt32); value && *value > 0) {
-    sampling->set_top_k(static_cast<int32_t>(*value));
-  }
-  if (const auto value = fields.Number("top_p")) sampling->set_top_p(static_cast<float>(*value));
-  if (const auto value = fields.Number("min_p")) sampling->set_min_p(static_cast<float>(*value));
-  if (const auto value = fields.Number("presence_penalty")) {
-    sampling->set_presence_penalty(static_cast<float>(*value));
-  }
-  if (const auto value = fields.Number("frequency_penalty")) {
-    sampling->set_frequency_penalty(static_cast<float>(*value));
-  }
-  if (const auto value = fields.Number("repetition_penalty")) {
-    sampling->set_repetition_penalty(static_cast<float>(*value));
-  }
-  ReadLogitBias(fields, sampling);
-  if (const auto value = fields.Seed("seed")) sampling->set_seed(*value);
-  ReadStop(fields, sampling);
-  if (const Json* ids = fields.Array("stop_token_ids")) {
-    for (const Json& id : *ids) {
-      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxInt32) {
-        fields.Fail("stop_token_ids", "must be a list of token ids");
-        break;
-      }
-      sampling->add_stop_token_ids(id.get<int32_t>());
-    }
-  }
-  if (const auto value = fields.Integer("min_tokens", 0, kMaxInt32)) {
-    sampling->set_min_tokens(static_cast<int32_t>(*value));
-  }
-  sampling->set_ignore_eos(fields.Bool("ignore_eos").value_or(false));
-  if (const auto value = fields.Integer("n", 1, kMaxAnswers)) {
-    sampling->set_n(static_cast<int32_t>(*value));
-  }
-}
-
-void ReadMemoryPolicy(JsonFields& fields, iv1::MemoryPolicy* policy) {
-  const Json* object = fields.Object("memory_policy");
-  if (object == nullptr) return;
-  JsonFields inner(*object, "memory_policy.");
-  const std::string type = inner.String("type").value_or("");
-  if (type == "full") {
-    policy->mutable_full();
-  } else if (type == "window") {
-    iv1::MemoryPolicy::Window& window = *policy->mutable_window();
-    window.set_sinks(
-        static_cast<int32_t>(inner.Integer("sinks", 0, kMaxInt32).value_or(kDefaultSinks)));
-    if (const auto recent = inner.Integer("recent", 1, kMaxInt32)) {
-      window.set_recent(static_cast<int32_t>(*recent));
-    } else {
-      inner.Fail("recent", "must be given: how many of the last tokens are kept");
-    }
-  } else {
-    inner.Fail("type", "must be \"full\" or \"window\"");
-  }
-  if (!inner.status().ok()) {
-    const std::string field = status::PayloadOf(inner.status(), status::kFieldPayload);
-    fields.Fail(field, absl::string_view(inner.status().message()).substr(field.size() + 2));
-  }
-}
-
 void ReadReply(JsonFields& fields, ReplyOptions* reply) {
   reply->stream = fields.Bool("stream").value_or(false);
   const Json* options = fields.Object("stream_options");
@@ -232,6 +167,70 @@ absl::Status ReadPrompt(const Json& prompt, CompletionRequest* request) {
 
 }  // namespace
 
+void ReadSampling(JsonFields& fields, iv1::Sampling* sampling) {
+  if (const auto value = fields.Number("temperature")) {
+    sampling->set_temperature(static_cast<float>(*value));
+  }
+  if (const auto value = fields.Integer("top_k", -1, kMaxInt32); value && *value > 0) {
+    sampling->set_top_k(static_cast<int32_t>(*value));
+  }
+  if (const auto value = fields.Number("top_p")) sampling->set_top_p(static_cast<float>(*value));
+  if (const auto value = fields.Number("min_p")) sampling->set_min_p(static_cast<float>(*value));
+  if (const auto value = fields.Number("presence_penalty")) {
+    sampling->set_presence_penalty(static_cast<float>(*value));
+  }
+  if (const auto value = fields.Number("frequency_penalty")) {
+    sampling->set_frequency_penalty(static_cast<float>(*value));
+  }
+  if (const auto value = fields.Number("repetition_penalty")) {
+    sampling->set_repetition_penalty(static_cast<float>(*value));
+  }
+  ReadLogitBias(fields, sampling);
+  if (const auto value = fields.Seed("seed")) sampling->set_seed(*value);
+  ReadStop(fields, sampling);
+  if (const Json* ids = fields.Array("stop_token_ids")) {
+    for (const Json& id : *ids) {
+      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxInt32) {
+        fields.Fail("stop_token_ids", "must be a list of token ids");
+        break;
+      }
+      sampling->add_stop_token_ids(id.get<int32_t>());
+    }
+  }
+  if (const auto value = fields.Integer("min_tokens", 0, kMaxInt32)) {
+    sampling->set_min_tokens(static_cast<int32_t>(*value));
+  }
+  sampling->set_ignore_eos(fields.Bool("ignore_eos").value_or(false));
+  if (const auto value = fields.Integer("n", 1, kMaxAnswers)) {
+    sampling->set_n(static_cast<int32_t>(*value));
+  }
+}
+
+void ReadMemoryPolicy(JsonFields& fields, iv1::MemoryPolicy* policy) {
+  const Json* object = fields.Object("memory_policy");
+  if (object == nullptr) return;
+  JsonFields inner(*object, "memory_policy.");
+  const std::string type = inner.String("type").value_or("");
+  if (type == "full") {
+    policy->mutable_full();
+  } else if (type == "window") {
+    iv1::MemoryPolicy::Window& window = *policy->mutable_window();
+    window.set_sinks(
+        static_cast<int32_t>(inner.Integer("sinks", 0, kMaxInt32).value_or(kDefaultSinks)));
+    if (const auto recent = inner.Integer("recent", 1, kMaxInt32)) {
+      window.set_recent(static_cast<int32_t>(*recent));
+    } else {
+      inner.Fail("recent", "must be given: how many of the last tokens are kept");
+    }
+  } else {
+    inner.Fail("type", "must be \"full\" or \"window\"");
+  }
+  if (!inner.status().ok()) {
+    const std::string field = status::PayloadOf(inner.status(), status::kFieldPayload);
+    fields.Fail(field, absl::string_view(inner.status().message()).substr(field.size() + 2));
+  }
+}
+
 absl::StatusOr<OpenAiChat> ParseChat(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   OpenAiChat chat;
@@ -241,6 +240,7 @@ absl::StatusOr<OpenAiChat> ParseChat(absl::string_view body) {
   request.set_model(fields.String("model").value_or(""));
   request.set_session_id(fields.String("session_id").value_or(""));
   request.set_request_id(fields.String("request_id").value_or(""));
+  if (const auto resumable = fields.Bool("resumable")) request.set_resumable(*resumable);
   if (const auto version = fields.Integer("parent_version", 0, int64_t{1} << 53)) {
     request.set_parent_version(static_cast<uint64_t>(*version));
   }

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "mneme/gateway/v1/chat.pb.h"
 #include "services/gateway/chat_core.h"
+#include "services/gateway/json_fields.h"
 
 namespace mneme::gateway {
 
@@ -27,6 +28,11 @@ struct OpenAiCompletion {
   CompletionRequest request;
   ReplyOptions reply;
 };
+
+// Reads what all kinds of requests say of sampling.
+void ReadSampling(JsonFields& fields, inference::v1::Sampling* sampling);
+// Reads the field `memory_policy`, where there is one.
+void ReadMemoryPolicy(JsonFields& fields, inference::v1::MemoryPolicy* policy);
 
 // POST /v1/chat/completions.
 absl::StatusOr<OpenAiChat> ParseChat(absl::string_view body);

@@ -25,9 +25,27 @@ SessionStore::SessionStore(const std::string& address, const Options& options)
     : options_(options),
       holder_(absl::StrCat("gateway-", trace::RandomHex(12))),
       stub_(mv1::MemoryService::NewStub(rpc::ConnectTo(address))),
-      renewer_([this](std::stop_token stop) { RenewLoop(stop); }) {}
+      renewer_([this](std::stop_token stop) { RenewLoop(stop); }),
+      late_committer_([this](std::stop_token stop) { CommitLoop(stop); }) {}
 
 SessionStore::~SessionStore() {
+  {
+    sync::MutexLock lock(mutex_);
+    late_committer_.request_stop();
+    changed_.NotifyAll();
+  }
+  late_committer_.join();
+  std::list<LateCommit> lost;
+  {
+    sync::MutexLock lock(mutex_);
+    lost.swap(late_);
+  }
+  for (LateCommit& late : lost) {
+    log::Error("a turn that was answered is lost: the gateway ends before the store is back",
+               {{"request_id", late.lease->request_.request_id}});
+    late.lease->released_ = true;  // nobody would answer
+  }
+  lost.clear();
   {
     sync::MutexLock lock(mutex_);
     renewer_.request_stop();
@@ -86,26 +104,79 @@ SessionStore::Lease::~Lease() {
   }
 }
 
-absl::StatusOr<uint64_t> SessionStore::Lease::Commit(uint64_t parent_version, mv1::Turn turn) {
-  mv1::CommitTurnRequest commit;
-  commit.set_tenant(tenant_);
-  commit.set_session_id(session_id_);
-  commit.set_lease_token(token_);
-  commit.set_parent_version(parent_version);
-  *commit.mutable_turn() = std::move(turn);
-  commit.set_release(true);
+absl::StatusOr<mv1::CommitTurnResponse> SessionStore::Lease::Commit(
+    mv1::CommitTurnRequest* commit) {
+  commit->set_tenant(tenant_);
+  commit->set_session_id(session_id_);
+  commit->set_lease_token(token_);
+  commit->set_release(true);
+  return Commit(*commit, store_.options_.commit_patience);
+}
+
+absl::StatusOr<mv1::CommitTurnResponse> SessionStore::Lease::Commit(
+    const mv1::CommitTurnRequest& commit, absl::Duration patience) {
   mv1::CommitTurnResponse response;
-  const absl::Duration patience = store_.options_.commit_patience;
   // The request id makes a commit whose answer was lost harmless to repeat.
   RETURN_IF_ERROR(CallUpstream(kService, request_, absl::Now() + patience, patience,
                                [&](grpc::ClientContext* context) {
                                  return store_.stub_->CommitTurn(context, commit, &response);
                                }));
   released_ = true;
-  return response.version();
+  return response;
 }
 
-void SessionStore::Renew(Lease& lease) {
+bool SessionStore::CommitLater(std::unique_ptr<Lease> lease, mv1::CommitTurnRequest commit) {
+  sync::MutexLock lock(mutex_);
+  if (num_late_ >= options_.max_late_commits || late_committer_.get_stop_token().stop_requested()) {
+    return false;
+  }
+  ++num_late_;
+  late_.push_back(
+      {std::move(lease), std::move(commit), absl::Now() + options_.late_commit_patience});
+  changed_.NotifyAll();
+  return true;
+}
+
+bool SessionStore::TryLateCommit(LateCommit& late) {
+  // A lease that ran out meanwhile takes no commit; renewing it says whether the session is still
+  // as the turn has left it.
+  absl::Status status = Renew(*late.lease);
+  if (status.ok()) status = late.lease->Commit(late.commit, options_.renew_interval).status();
+  const std::string& request_id = late.lease->request_.request_id;
+  if (status.ok()) {
+    log::Info("a turn that was answered before is committed", {{"request_id", request_id}});
+    return true;
+  }
+  const bool away = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+  if (away && absl::Now() < late.give_up) return false;
+  log::Error("a turn that was answered is lost",
+             {{"request_id", request_id}, {"error", std::string(status.message())}});
+  return true;
+}
+
+void SessionStore::CommitLoop(std::stop_token stop) {
+  while (!stop.stop_requested()) {
+    std::list<LateCommit> due;
+    {
+      sync::MutexLock lock(mutex_);
+      while (!stop.stop_requested() && late_.empty()) changed_.Wait(mutex_);
+      due.swap(late_);
+    }
+    for (auto late = due.begin(); late != due.end() && !stop.stop_requested();) {
+      late = TryLateCommit(*late) ? due.erase(late) : std::next(late);
+    }
+    const auto until = std::chrono::steady_clock::now() +
+                       absl::ToChronoMilliseconds(options_.late_commit_interval);
+    sync::MutexLock lock(mutex_);
+    late_.splice(late_.begin(), due);
+    num_late_ = late_.size();
+    while (!stop.stop_requested() && std::chrono::steady_clock::now() < until) {
+      changed_.WaitUntil(mutex_, until);
+    }
+  }
+}
+
+absl::Status SessionStore::Renew(Lease& lease) {
   mv1::RenewLeaseRequest renew;
   renew.set_tenant(lease.tenant_);
   renew.set_session_id(lease.session_id_);
@@ -121,6 +192,7 @@ void SessionStore::Renew(Lease& lease) {
     log::Warning("a lease was not renewed", {{"request_id", lease.request_.request_id},
                                              {"error", std::string(status.message())}});
   }
+  return status;
 }
 
 void SessionStore::RenewLoop(std::stop_token stop) {
@@ -142,7 +214,7 @@ void SessionStore::RenewLoop(std::stop_token stop) {
         if (leases_.count(lease) == 0) continue;  // given back meanwhile
         renewing_ = lease;
       }
-      if (!lease->lost_) Renew(*lease);
+      if (!lease->lost_) Renew(*lease).IgnoreError();
       sync::MutexLock lock(mutex_);
       renewing_ = nullptr;
       changed_.NotifyAll();
@@ -150,41 +222,88 @@ void SessionStore::RenewLoop(std::stop_token stop) {
   }
 }
 
+template <typename Request, typename Response>
+absl::StatusOr<Response> SessionStore::Call(grpc::Status (mv1::MemoryService::Stub::*method)(
+                                                grpc::ClientContext*, const Request&, Response*),
+                                            const Request& request,
+                                            const trace::RequestContext& context) {
+  Response response;
+  RETURN_IF_ERROR(CallUpstream(
+      kService, context, absl::Now() + kCallTimeout, options_.unavailable_patience,
+      [&](grpc::ClientContext* call) { return (stub_.get()->*method)(call, request, &response); }));
+  return response;
+}
+
 absl::StatusOr<mv1::CreateSessionResponse> SessionStore::Create(
     const mv1::CreateSessionRequest& create, const trace::RequestContext& request) {
-  mv1::CreateSessionResponse response;
-  RETURN_IF_ERROR(CallUpstream(kService, request, absl::Now() + kCallTimeout,
-                               options_.unavailable_patience, [&](grpc::ClientContext* context) {
-                                 return stub_->CreateSession(context, create, &response);
-                               }));
-  return response;
+  return Call(&mv1::MemoryService::Stub::CreateSession, create, request);
 }
 
 absl::StatusOr<mv1::GetSessionResponse> SessionStore::Get(const mv1::GetSessionRequest& get,
                                                           const trace::RequestContext& request) {
-  mv1::GetSessionResponse response;
-  RETURN_IF_ERROR(CallUpstream(
-      kService, request, absl::Now() + kCallTimeout, options_.unavailable_patience,
-      [&](grpc::ClientContext* context) { return stub_->GetSession(context, get, &response); }));
-  return response;
+  return Call(&mv1::MemoryService::Stub::GetSession, get, request);
 }
 
 absl::StatusOr<mv1::ListSessionsResponse> SessionStore::List(const mv1::ListSessionsRequest& list,
                                                              const trace::RequestContext& request) {
-  mv1::ListSessionsResponse response;
-  RETURN_IF_ERROR(CallUpstream(
-      kService, request, absl::Now() + kCallTimeout, options_.unavailable_patience,
-      [&](grpc::ClientContext* context) { return stub_->ListSessions(context, list, &response); }));
-  return response;
+  return Call(&mv1::MemoryService::Stub::ListSessions, list, request);
 }
 
-absl::Status SessionStore::Delete(const mv1::DeleteSessionRequest& remove,
-                                  const trace::RequestContext& request) {
-  mv1::DeleteSessionResponse response;
-  return CallUpstream(kService, request, absl::Now() + kCallTimeout, options_.unavailable_patience,
-                      [&](grpc::ClientContext* context) {
-                        return stub_->DeleteSession(context, remove, &response);
-                      });
+absl::StatusOr<mv1::DeleteSessionResponse> SessionStore::Delete(
+    const mv1::DeleteSessionRequest& remove, const trace::RequestContext& request) {
+  return Call(&mv1::MemoryService::Stub::DeleteSession, remove, request);
+}
+
+absl::StatusOr<mv1::ForkSessionResponse> SessionStore::Fork(const mv1::ForkSessionRequest& fork,
+                                                            const trace::RequestContext& request) {
+  return Call(&mv1::MemoryService::Stub::ForkSession, fork, request);
+}
+
+absl::StatusOr<mv1::RewindSessionResponse> SessionStore::Rewind(
+    const mv1::RewindSessionRequest& rewind, const trace::RequestContext& request) {
+  return Call(&mv1::MemoryService::Stub::RewindSession, rewind, request);
+}
+
+absl::StatusOr<mv1::DescribeSessionResponse> SessionStore::Describe(
+    const mv1::DescribeSessionRequest& describe, const trace::RequestContext& request) {
+  return Call(&mv1::MemoryService::Stub::DescribeSession, describe, request);
+}
+
+absl::StatusOr<mv1::UpdateSessionResponse> SessionStore::Update(
+    const mv1::UpdateSessionRequest& update, const trace::RequestContext& request) {
+  return Call(&mv1::MemoryService::Stub::UpdateSession, update, request);
+}
+
+absl::StatusOr<mv1::ForgetTenantResponse> SessionStore::ForgetTenant(
+    const mv1::ForgetTenantRequest& forget, const trace::RequestContext& request) {
+  return Call(&mv1::MemoryService::Stub::ForgetTenant, forget, request);
+}
+
+absl::StatusOr<mv1::Turn> SessionStore::FindTurn(const std::string& tenant,
+                                                 const std::string& session_id,
+                                                 const std::string& request_id,
+                                                 const trace::RequestContext& request) {
+  // Asking for the lease again is how a committed turn is looked up; what was rewound meanwhile
+  // gives a lease, which the destructor gives back.
+  mv1::AcquireLeaseRequest acquire;
+  acquire.set_tenant(tenant);
+  acquire.set_session_id(session_id);
+  acquire.set_request_id(request_id);
+  ASSIGN_OR_RETURN(Opened opened, TryOpen(acquire, request, absl::Now() + kCallTimeout));
+  if (opened.lease == nullptr) return std::move(*opened.state.mutable_committed());
+  return absl::NotFoundError("the turn is not there any more");
+}
+
+std::unique_ptr<SessionExport> SessionStore::Export(const mv1::ExportSessionRequest& request,
+                                                    const trace::RequestContext& context,
+                                                    absl::Time deadline) {
+  return std::make_unique<SessionExport>(*stub_, request, context, deadline);
+}
+
+std::unique_ptr<SessionImport> SessionStore::Import(const mv1::ImportSessionRequest::Header& header,
+                                                    const trace::RequestContext& context,
+                                                    absl::Time deadline) {
+  return std::make_unique<SessionImport>(*stub_, header, context, deadline);
 }
 
 }  // namespace mneme::gateway

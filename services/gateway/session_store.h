@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <list>
 #include <memory>
 #include <set>
 #include <string>
@@ -13,6 +14,7 @@
 #include "common/sync/mutex.h"
 #include "common/trace/request_context.h"
 #include "mneme/memory/v1/memory.grpc.pb.h"
+#include "services/gateway/session_transfer.h"
 
 namespace mneme::gateway {
 
@@ -28,6 +30,11 @@ class SessionStore {
     absl::Duration busy_patience = absl::Seconds(12);
     absl::Duration unavailable_patience = absl::Seconds(3);
     absl::Duration commit_patience = absl::Seconds(10);
+    // What commit_patience was not enough for is tried again in the background: so long, and so
+    // many turns at a time.
+    absl::Duration late_commit_patience = absl::Minutes(10);
+    absl::Duration late_commit_interval = absl::Milliseconds(500);
+    size_t max_late_commits = 256;
   };
 
   // The right to write a session, renewed in the background and given back by the destructor.
@@ -42,11 +49,15 @@ class SessionStore {
     bool lost() const { return lost_; }
 
     // Adds the turn and gives the lease back. Tries again while the service is away, for
-    // commit_patience at most. Returns the new head. The turn needs a request_id.
-    absl::StatusOr<uint64_t> Commit(uint64_t parent_version, memory::v1::Turn turn);
+    // commit_patience at most. `commit` has parent version, turn (with a request_id) and snapshot;
+    // the rest is filled in.
+    absl::StatusOr<memory::v1::CommitTurnResponse> Commit(memory::v1::CommitTurnRequest* commit);
 
    private:
     friend class SessionStore;
+    absl::StatusOr<memory::v1::CommitTurnResponse> Commit(
+        const memory::v1::CommitTurnRequest& commit, absl::Duration patience);
+
     Lease(SessionStore& store, std::string tenant, std::string session_id, uint64_t token,
           trace::RequestContext request)
         : store_(store),
@@ -80,21 +91,62 @@ class SessionStore {
                               const trace::RequestContext& request, absl::Time deadline,
                               const Gone& gone);
 
+  // Goes on trying a commit that was UNAVAILABLE, with its lease, until the service answers: the
+  // turn is then committed, or was overtaken by another and is dropped. Returns false where nothing
+  // is tried: too many wait already.
+  bool CommitLater(std::unique_ptr<Lease> lease, memory::v1::CommitTurnRequest commit);
+
   absl::StatusOr<memory::v1::CreateSessionResponse> Create(
       const memory::v1::CreateSessionRequest& create, const trace::RequestContext& request);
   absl::StatusOr<memory::v1::GetSessionResponse> Get(const memory::v1::GetSessionRequest& get,
                                                      const trace::RequestContext& request);
   absl::StatusOr<memory::v1::ListSessionsResponse> List(const memory::v1::ListSessionsRequest& list,
                                                         const trace::RequestContext& request);
-  absl::Status Delete(const memory::v1::DeleteSessionRequest& remove,
-                      const trace::RequestContext& request);
+  absl::StatusOr<memory::v1::DeleteSessionResponse> Delete(
+      const memory::v1::DeleteSessionRequest& remove, const trace::RequestContext& request);
+  absl::StatusOr<memory::v1::ForkSessionResponse> Fork(const memory::v1::ForkSessionRequest& fork,
+                                                       const trace::RequestContext& request);
+  absl::StatusOr<memory::v1::RewindSessionResponse> Rewind(
+      const memory::v1::RewindSessionRequest& rewind, const trace::RequestContext& request);
+  absl::StatusOr<memory::v1::DescribeSessionResponse> Describe(
+      const memory::v1::DescribeSessionRequest& describe, const trace::RequestContext& request);
+  absl::StatusOr<memory::v1::UpdateSessionResponse> Update(
+      const memory::v1::UpdateSessionRequest& update, const trace::RequestContext& request);
+  absl::StatusOr<memory::v1::ForgetTenantResponse> ForgetTenant(
+      const memory::v1::ForgetTenantRequest& forget, const trace::RequestContext& request);
+
+  // Returns the turn that a request id was committed with. NOT_FOUND: there is none.
+  absl::StatusOr<memory::v1::Turn> FindTurn(const std::string& tenant,
+                                            const std::string& session_id,
+                                            const std::string& request_id,
+                                            const trace::RequestContext& request);
+
+  // Begin a transfer that ends at `deadline`. They never fail here: Next or Finish does.
+  std::unique_ptr<SessionExport> Export(const memory::v1::ExportSessionRequest& request,
+                                        const trace::RequestContext& context, absl::Time deadline);
+  std::unique_ptr<SessionImport> Import(const memory::v1::ImportSessionRequest::Header& header,
+                                        const trace::RequestContext& context, absl::Time deadline);
 
  private:
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(grpc::Status (memory::v1::MemoryService::Stub::*method)(
+                                    grpc::ClientContext*, const Request&, Response*),
+                                const Request& request, const trace::RequestContext& context);
   absl::StatusOr<Opened> TryOpen(const memory::v1::AcquireLeaseRequest& acquire,
                                  const trace::RequestContext& request, absl::Time deadline);
   static absl::Duration BusyPause(const absl::Status& status);
+  // A turn that was answered but not committed.
+  struct LateCommit {
+    std::unique_ptr<Lease> lease;
+    memory::v1::CommitTurnRequest commit;
+    absl::Time give_up;
+  };
+
   void RenewLoop(std::stop_token stop);
-  void Renew(Lease& lease);
+  absl::Status Renew(Lease& lease);
+  void CommitLoop(std::stop_token stop);
+  // Returns whether it is over.
+  bool TryLateCommit(LateCommit& late);
 
   const Options options_;
   const std::string holder_;
@@ -103,7 +155,10 @@ class SessionStore {
   sync::CondVar changed_;
   std::set<Lease*> leases_ ABSL_GUARDED_BY(mutex_);
   Lease* renewing_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  std::jthread renewer_;  // last: ends first
+  std::list<LateCommit> late_ ABSL_GUARDED_BY(mutex_);
+  size_t num_late_ ABSL_GUARDED_BY(mutex_) = 0;  // those in `late_` and those being tried
+  std::jthread renewer_;                         // these last: they end first
+  std::jthread late_committer_;
 };
 
 template <typename Gone>

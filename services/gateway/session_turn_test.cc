@@ -8,6 +8,7 @@ namespace {
 
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class SessionTurnTest : public GatewayTest {
  protected:
@@ -142,8 +143,8 @@ TEST_F(SessionTurnTest, ClientGoneCancelsAndCommitsNothing) {
   Start();
   auto client = Http();
   size_t received = 0;
-  const std::string body =
-      Chat("one", {{"session_id", "s"}, {"stream", true}, {"ignore_eos", true}});
+  const std::string body = Chat(
+      "one", {{"session_id", "s"}, {"stream", true}, {"ignore_eos", true}, {"resumable", false}});
   httplib::Request request;
   request.method = "POST";
   request.path = "/v1/chat/completions";
@@ -168,6 +169,7 @@ TEST_F(SessionTurnTest, GrpcCancelReachesTheExecutor) {
   grpc::ClientContext context;
   v1::ChatRequest request = GrpcRequest("one");
   request.set_session_id("s");
+  request.set_resumable(false);
   request.mutable_sampling()->set_ignore_eos(true);
   const auto reader = stub->Chat(&context, request);
   v1::ChatResponse event;
@@ -207,10 +209,38 @@ TEST_F(SessionTurnTest, CommitIsTriedAgainAndItsFailureIsSaid) {
   EXPECT_EQ(lost["mneme"]["persisted"], false);
   EXPECT_THAT(lost["mneme"]["not_persisted_reason"].get<std::string>(),
               HasSubstr("memory service does not answer"));
+  EXPECT_THAT(lost["mneme"]["not_persisted_reason"].get<std::string>(),
+              HasSubstr("committed as soon as it does"));
   EXPECT_EQ(lost["mneme"]["version"], 1);
   memory_->fail_commits = 0;
+  EXPECT_TRUE(Eventually([&] { return Stored().messages.size() == 4; }));
+  EXPECT_EQ(Stored().messages[2].content(), "two");
   EXPECT_EQ(Stored().lease, 0U);
-  EXPECT_EQ(Turn("three")["mneme"]["committed_version"], 2);
+  EXPECT_EQ(Turn("three")["mneme"]["committed_version"], 3);
+}
+
+TEST_F(SessionTurnTest, LateCommitGivesWayToAnotherTurn) {
+  Start();
+  memory_->fail_commits = 1'000'000;
+  EXPECT_EQ(Turn("one")["mneme"]["persisted"], false);
+  memory_->TakeOver("default/s");
+  memory_->fail_commits = 0;
+  // It gives up where renewing is refused, and where committing is. Had it not, it would be
+  // committed once the other holder is gone.
+  EXPECT_TRUE(Eventually([&] { return memory_->refused_renewals + memory_->releases > 0; }));
+  memory_->SetLease("default/s", 0);
+  EXPECT_EQ(Turn("two")["mneme"]["committed_version"], 1);
+  EXPECT_EQ(Stored().messages.size(), 2U);
+  EXPECT_EQ(Stored().messages[0].content(), "two");
+}
+
+TEST_F(SessionTurnTest, LateCommitsAreBounded) {
+  timing_.sessions.max_late_commits = 0;
+  Start();
+  memory_->fail_commits = 1'000'000;
+  EXPECT_THAT(Turn("one")["mneme"]["not_persisted_reason"].get<std::string>(),
+              Not(HasSubstr("committed as soon")));
+  EXPECT_TRUE(Eventually([&] { return Stored().lease == 0; }));
 }
 
 TEST_F(SessionTurnTest, WithoutMemoryOnlySessionsFail) {

@@ -14,6 +14,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/rpc/client.h"
 #include "common/rpc/grpc_status.h"
 #include "common/rpc/server.h"
@@ -114,7 +115,8 @@ class ByteTokenizer final : public tokenizer::v1::TokenizerService::Service {
 };
 
 // Says its answer byte by byte, then kEnd, whatever it is asked; honours max_tokens, n, logprobs,
-// ignore_eos (it then begins again) and generated_ids, and its bounds if it is given any.
+// ignore_eos (it then begins again), generated_ids, FinishGeneration, and its bounds if it is given
+// any. A session's answer comes with the id of a snapshot.
 class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
  public:
   grpc::Status GetModel(grpc::ServerContext*, const executor::v1::GetModelRequest*,
@@ -155,9 +157,31 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     return status;
   }
 
+  grpc::Status FinishGeneration(grpc::ServerContext*,
+                                const executor::v1::FinishGenerationRequest* request,
+                                executor::v1::FinishGenerationResponse*) override {
+    std::lock_guard lock(mutex_);
+    finishes_.push_back(*request);
+    return grpc::Status::OK;
+  }
+  grpc::Status ForgetMemory(grpc::ServerContext*, const executor::v1::ForgetMemoryRequest* request,
+                            executor::v1::ForgetMemoryResponse*) override {
+    std::lock_guard lock(mutex_);
+    forgotten_.push_back(request->tenant() + "/" + request->session_id());
+    return grpc::Status::OK;
+  }
+
   std::vector<executor::v1::GenerateRequest> requests() {
     std::lock_guard lock(mutex_);
     return requests_;
+  }
+  std::vector<executor::v1::FinishGenerationRequest> finishes() {
+    std::lock_guard lock(mutex_);
+    return finishes_;
+  }
+  std::vector<std::string> forgotten() {
+    std::lock_guard lock(mutex_);
+    return forgotten_;
   }
 
   // What it says from the next call on.
@@ -170,6 +194,7 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
   std::atomic<int> refuse{0};        // so many calls fail UNAVAILABLE at once
   std::atomic<int> queue_full{0};    // so many calls fail RESOURCE_EXHAUSTED at once
   std::atomic<int> break_after{-1};  // one call fails UNAVAILABLE after so many tokens
+  std::atomic<bool> deaf{false};     // FinishGeneration is answered and changes nothing
   std::atomic<int> max_running{0};   // with max_waiting: how many answers it takes; 0: any
   std::atomic<int> max_waiting{0};
   std::atomic<int> others{0};  // answers of other gateways
@@ -212,12 +237,13 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
         break_after = -1;
         return grpc::Status(grpc::StatusCode::UNAVAILABLE, "struck down");
       }
-      const bool stop = id == kEnd;
+      const bool finished = FinishedAt(request, i);
+      const bool stop = finished || id == kEnd;
       const bool last = stop || i + 1 >= limit;
       for (int k = 0; k < answers; ++k) {
         executor::v1::GenerateResponse response;
         response.set_index(k);
-        response.add_token_ids(id);
+        if (!finished) response.add_token_ids(id);
         if (i == 0 && k == 0 && sampling.has_prompt_logprobs()) {
           for (int j = 1; j < request.prompt_ids_size(); ++j) {
             auto* logprob = response.add_prompt_logprobs();
@@ -225,7 +251,7 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
             logprob->set_logprob(-0.5F);
           }
         }
-        if (sampling.has_logprobs()) {
+        if (sampling.has_logprobs() && !finished) {
           auto* logprob = response.add_logprobs();
           logprob->set_token_id(id);
           logprob->set_logprob(-0.25F);
@@ -241,6 +267,10 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
           response.mutable_usage()->set_cached_tokens(3);
           response.mutable_receipt()->set_prefilled_tokens(request.prompt_ids_size());
           response.mutable_receipt()->set_tier("hot");
+          response.mutable_receipt()->set_restored_tokens(7);
+          if (!request.session_id().empty()) {
+            response.set_snapshot_id(absl::StrCat("snapshot-", request.lease_token()));
+          }
         }
         if (!writer.Write(response)) return grpc::Status::CANCELLED;
       }
@@ -248,9 +278,24 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     }
   }
 
+  bool FinishedAt(const executor::v1::GenerateRequest& request, size_t num_tokens) {
+    if (deaf) return false;
+    std::lock_guard lock(mutex_);
+    for (const auto& finish : finishes_) {
+      if (finish.session_id() == request.session_id() &&
+          finish.lease_token() == request.lease_token() &&
+          num_tokens >= static_cast<size_t>(finish.num_tokens())) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   std::mutex mutex_;
   std::string answer_ = "Hello, world";
   std::vector<executor::v1::GenerateRequest> requests_;
+  std::vector<executor::v1::FinishGenerationRequest> finishes_;
+  std::vector<std::string> forgotten_;
 };
 
 // Sessions in a map, with the leases and the compare-and-set of the real service.
@@ -296,11 +341,148 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     return sessions_.erase(request->tenant() + "/" + request->session_id()) > 0 ? grpc::Status::OK
                                                                                 : NotFound();
   }
+  grpc::Status ForkSession(grpc::ServerContext*, const memory::v1::ForkSessionRequest* request,
+                           memory::v1::ForkSessionResponse* response) override {
+    std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(request->tenant() + "/" + request->session_id());
+    if (found == sessions_.end()) return NotFound();
+    const std::string id = request->new_session_id().empty() ? absl::StrCat("made-", ++made_)
+                                                             : request->new_session_id();
+    const std::string key = request->tenant() + "/" + id;
+    if (sessions_.count(key) > 0) {
+      return grpc::Status(grpc::StatusCode::ALREADY_EXISTS, "the session id is taken");
+    }
+    const uint64_t version =
+        request->has_version() ? request->version() : found->second.session.version();
+    if (version > found->second.session.version()) return NoVersion();
+    Stored fork = found->second;
+    fork.session.set_session_id(id);
+    fork.session.set_parent_session(request->session_id());
+    fork.session.set_parent_session_version(version);
+    if (!request->title().empty()) fork.session.set_title(request->title());
+    fork.lease = 0;
+    Cut(version, &fork);
+    *response->mutable_session() = fork.session;
+    sessions_[key] = std::move(fork);
+    return grpc::Status::OK;
+  }
+  grpc::Status RewindSession(grpc::ServerContext*, const memory::v1::RewindSessionRequest* request,
+                             memory::v1::RewindSessionResponse* response) override {
+    std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(request->tenant() + "/" + request->session_id());
+    if (found == sessions_.end()) return NotFound();
+    if (request->version() > found->second.session.version()) return NoVersion();
+    if (found->second.lease != 0) return Busy();
+    Cut(request->version(), &found->second);
+    *response->mutable_session() = found->second.session;
+    return grpc::Status::OK;
+  }
+  grpc::Status DescribeSession(grpc::ServerContext*,
+                               const memory::v1::DescribeSessionRequest* request,
+                               memory::v1::DescribeSessionResponse* response) override {
+    std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(request->tenant() + "/" + request->session_id());
+    if (found == sessions_.end()) return NotFound();
+    const Stored& stored = found->second;
+    *response->mutable_session() = stored.session;
+    int64_t num_tokens = 0;
+    for (const auto& turn : stored.turns) {
+      num_tokens =
+          turn.replaces_tokens() ? turn.token_ids_size() : num_tokens + turn.token_ids_size();
+      auto& version = *response->add_versions();
+      version.set_version(turn.version());
+      version.set_num_tokens(num_tokens);
+      version.set_request_id(turn.request_id());
+      if (stored.snapshots.count(turn.version()) > 0) version.set_snapshot_tokens(num_tokens);
+    }
+    (*response->mutable_bytes_by_tier())["redis"] = 1000 * response->versions_size();
+    response->set_leased(stored.lease != 0);
+    response->set_executor(stored.executor);
+    return grpc::Status::OK;
+  }
+  grpc::Status UpdateSession(grpc::ServerContext*, const memory::v1::UpdateSessionRequest* request,
+                             memory::v1::UpdateSessionResponse* response) override {
+    std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(request->tenant() + "/" + request->session_id());
+    if (found == sessions_.end()) return NotFound();
+    memory::v1::Session& session = found->second.session;
+    if (request->has_title()) session.set_title(request->title());
+    if (request->has_ttl_seconds()) session.set_ttl_seconds(request->ttl_seconds());
+    if (request->has_pinned()) session.set_pinned(request->pinned());
+    if (request->has_memory_policy()) *session.mutable_memory_policy() = request->memory_policy();
+    *response->mutable_session() = session;
+    return grpc::Status::OK;
+  }
+  // The file: the messages, a line each; a "!" stands for a changed byte.
+  grpc::Status ExportSession(
+      grpc::ServerContext*, const memory::v1::ExportSessionRequest* request,
+      grpc::ServerWriter<memory::v1::ExportSessionResponse>* writer) override {
+    std::vector<inference::v1::Message> messages;
+    {
+      std::lock_guard lock(mutex_);
+      const auto found = sessions_.find(request->tenant() + "/" + request->session_id());
+      if (found == sessions_.end()) return NotFound();
+      messages = found->second.messages;
+    }
+    for (const auto& message : messages) {
+      memory::v1::ExportSessionResponse response;
+      response.set_piece(message.content() + "\n");
+      writer->Write(response);
+    }
+    for (int i = 0; i < export_filler_pieces; ++i) {
+      memory::v1::ExportSessionResponse response;
+      response.set_piece(std::string(1 << 20, '#'));
+      writer->Write(response);
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status ImportSession(grpc::ServerContext* context,
+                             grpc::ServerReader<memory::v1::ImportSessionRequest>* reader,
+                             memory::v1::ImportSessionResponse* response) override {
+    memory::v1::ImportSessionRequest part;
+    reader->Read(&part);
+    const memory::v1::ImportSessionRequest::Header header = part.header();
+    std::string file;
+    while (reader->Read(&part)) {
+      file += part.piece();
+      if (absl::StrContains(file, "!")) {
+        return grpc::Status(grpc::StatusCode::DATA_LOSS, "the file is damaged at byte 7");
+      }
+    }
+    if (context->IsCancelled()) return grpc::Status::CANCELLED;
+    std::lock_guard lock(mutex_);
+    const std::string id = header.session_id().empty() ? "imported" : header.session_id();
+    const std::string key = header.tenant() + "/" + id;
+    if (sessions_.count(key) > 0) {
+      return grpc::Status(grpc::StatusCode::ALREADY_EXISTS, "the session id is taken");
+    }
+    Make(key, id, "script");
+    Stored& stored = sessions_[key];
+    for (const absl::string_view line : absl::StrSplit(file, '\n', absl::SkipEmpty())) {
+      if (absl::StartsWith(line, "#")) continue;
+      stored.messages.emplace_back().set_content(std::string(line));
+    }
+    stored.session.set_num_messages(static_cast<int32_t>(stored.messages.size()));
+    imported_bytes = file.size();
+    *response->mutable_session() = stored.session;
+    return grpc::Status::OK;
+  }
+  grpc::Status ForgetTenant(grpc::ServerContext*, const memory::v1::ForgetTenantRequest* request,
+                            memory::v1::ForgetTenantResponse* response) override {
+    std::lock_guard lock(mutex_);
+    response->set_sessions(static_cast<int64_t>(std::erase_if(sessions_, [&](const auto& each) {
+      return absl::StartsWith(each.first, request->tenant() + "/");
+    })));
+    return grpc::Status::OK;
+  }
   grpc::Status AcquireLease(grpc::ServerContext*, const memory::v1::AcquireLeaseRequest* request,
                             memory::v1::AcquireLeaseResponse* response) override {
     std::lock_guard lock(mutex_);
     const std::string key = request->tenant() + "/" + request->session_id();
-    if (sessions_.count(key) == 0) Make(key, request->session_id(), request->model());
+    if (sessions_.count(key) == 0) {
+      if (!request->create()) return NotFound();
+      Make(key, request->session_id(), request->model());
+    }
     Stored& stored = sessions_[key];
     *response->mutable_session() = stored.session;
     for (const auto& turn : stored.turns) {
@@ -310,17 +492,20 @@ class MapMemory final : public memory::v1::MemoryService::Service {
       }
     }
     if (request->has_parent_version() && request->parent_version() != stored.session.version()) {
-      return rpc::ToGrpc(status::WithPayload(absl::AbortedError("the head has moved on"),
-                                             status::kReasonPayload, "STALE_VERSION"));
+      return Stale(stored);
     }
-    if (stored.lease != 0) {
-      return rpc::ToGrpc(status::WithRetryAfter(
-          status::WithPayload(absl::FailedPreconditionError("another turn runs"),
-                              status::kReasonPayload, "SESSION_BUSY"),
-          absl::Seconds(1)));
-    }
+    if (stored.lease != 0) return Busy();
     stored.lease = ++last_lease_;
     response->set_lease_token(stored.lease);
+    response->set_executor(stored.executor);
+    response->set_snapshot_version(stored.snapshot_version);
+    memory::v1::MemoryPlan& plan = *response->mutable_plan();
+    plan.set_encoding(snapshot::v1::ENCODING_BFLOAT16);
+    if (request->has_memory_policy()) {
+      *plan.mutable_policy() = request->memory_policy();
+    } else {
+      plan.mutable_policy()->mutable_window()->set_recent(512);
+    }
     for (const auto& message : stored.messages) *response->add_messages() = message;
     for (const int32_t id : stored.log) response->add_token_ids(id);
     return grpc::Status::OK;
@@ -330,7 +515,9 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     ++renewals;
     std::lock_guard lock(mutex_);
     const Stored& stored = sessions_[request->tenant() + "/" + request->session_id()];
-    return stored.lease == request->lease_token() ? grpc::Status::OK : LeaseLost();
+    if (stored.lease == request->lease_token()) return grpc::Status::OK;
+    ++refused_renewals;
+    return LeaseLost();
   }
   grpc::Status ReleaseLease(grpc::ServerContext*, const memory::v1::ReleaseLeaseRequest* request,
                             memory::v1::ReleaseLeaseResponse*) override {
@@ -349,6 +536,7 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     std::lock_guard lock(mutex_);
     Stored& stored = sessions_[request->tenant() + "/" + request->session_id()];
     if (stored.lease != request->lease_token()) return LeaseLost();
+    if (request->parent_version() != stored.session.version()) return Stale(stored);
     memory::v1::Turn turn = request->turn();
     stored.session.set_version(request->parent_version() + 1);
     turn.set_version(stored.session.version());
@@ -358,6 +546,13 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     stored.session.set_num_messages(static_cast<int32_t>(stored.messages.size()));
     stored.turns.push_back(std::move(turn));
     if (request->release()) stored.lease = 0;
+    stored.executor = request->executor();
+    if (lose_snapshots) {
+      response->set_snapshot_lost_reason("the store is full");
+    } else if (!request->snapshot_id().empty()) {
+      stored.snapshot_version = stored.session.version();
+      stored.snapshots[stored.session.version()] = request->snapshot_id();
+    }
     response->set_version(stored.session.version());
     return grpc::Status::OK;
   }
@@ -368,6 +563,9 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     std::vector<int32_t> log;
     std::vector<memory::v1::Turn> turns;
     uint64_t lease = 0;
+    std::string executor;
+    uint64_t snapshot_version = 0;
+    std::map<uint64_t, std::string> snapshots;  // by version
   };
   Stored Look(const std::string& key) {
     std::lock_guard lock(mutex_);
@@ -377,6 +575,14 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     std::lock_guard lock(mutex_);
     sessions_[key].log = std::move(log);
   }
+  void SetExecutor(const std::string& key, std::string executor) {
+    std::lock_guard lock(mutex_);
+    sessions_[key].executor = std::move(executor);
+  }
+  void SetLease(const std::string& key, uint64_t lease) {
+    std::lock_guard lock(mutex_);
+    sessions_[key].lease = lease;
+  }
   // Another holder takes the session, as after a lease that ran out.
   void TakeOver(const std::string& key) {
     std::lock_guard lock(mutex_);
@@ -384,16 +590,50 @@ class MapMemory final : public memory::v1::MemoryService::Service {
   }
 
   std::atomic<int> fail_commits{0};
+  std::atomic<bool> lose_snapshots{false};
+  std::atomic<int> export_filler_pieces{0};  // of 1 MiB, behind a session's messages
+  std::atomic<size_t> imported_bytes{0};
   std::atomic<int> renewals{0};
+  std::atomic<int> refused_renewals{0};
   std::atomic<int> releases{0};
 
  private:
   static grpc::Status NotFound() {
     return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such session");
   }
+  static grpc::Status NoVersion() {
+    return grpc::Status(grpc::StatusCode::OUT_OF_RANGE, "no such version");
+  }
+  static grpc::Status Busy() {
+    return rpc::ToGrpc(status::WithRetryAfter(
+        status::WithPayload(absl::FailedPreconditionError("another turn runs"),
+                            status::kReasonPayload, "SESSION_BUSY"),
+        absl::Seconds(1)));
+  }
+  // Leaves the turns up to a version.
+  static void Cut(uint64_t version, Stored* stored) {
+    stored->session.set_version(version);
+    stored->turns.resize(version);
+    stored->messages.clear();
+    stored->log.clear();
+    for (const auto& turn : stored->turns) {
+      stored->messages.insert(stored->messages.end(), turn.messages().begin(),
+                              turn.messages().end());
+      if (turn.replaces_tokens()) stored->log.clear();
+      stored->log.insert(stored->log.end(), turn.token_ids().begin(), turn.token_ids().end());
+    }
+    stored->session.set_num_messages(static_cast<int32_t>(stored->messages.size()));
+    stored->snapshots.erase(stored->snapshots.upper_bound(version), stored->snapshots.end());
+    stored->snapshot_version = stored->snapshots.empty() ? 0 : stored->snapshots.rbegin()->first;
+  }
   static grpc::Status LeaseLost() {
     return rpc::ToGrpc(status::WithPayload(absl::AbortedError("the lease is another's"),
                                            status::kReasonPayload, "LEASE_LOST"));
+  }
+  static grpc::Status Stale(const Stored& stored) {
+    return rpc::ToGrpc(status::WithPayload(
+        absl::AbortedError(absl::StrCat("the head has moved on to ", stored.session.version())),
+        status::kReasonPayload, "STALE_VERSION"));
   }
   void Make(const std::string& key, const std::string& id, const std::string& model) {
     memory::v1::Session& session = sessions_[key].session;

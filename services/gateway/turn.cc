@@ -18,6 +18,8 @@ namespace iv1 = inference::v1;
 constexpr absl::Duration kTick = absl::Milliseconds(50);
 // Responses taken before what they say is written, where the client is slower than the executor.
 constexpr int kMaxBatch = 64;
+// How long a turn whose text is complete waits for the executor to store the memory.
+constexpr absl::Duration kLastWordPatience = absl::Seconds(2);
 
 }  // namespace
 
@@ -39,6 +41,7 @@ Turn::Turn(Parts parts, GatewayMetrics& metrics) : parts_(std::move(parts)), met
 
 Turn::~Turn() {
   parts_.generation.reset();
+  if (parts_.log != nullptr) parts_.log->End(absl::CancelledError("the answer was given up"));
   if (parts_.ticket != nullptr) parts_.ticket->Spend(num_tokens_);
   metrics_.completion_tokens.Increment(num_tokens_);
   metrics_.cached_tokens.Increment(usage_.cached_tokens());
@@ -46,10 +49,14 @@ Turn::~Turn() {
 }
 
 absl::Status Turn::CheckStillWanted() const {
-  if (parts_.caller.gone && parts_.caller.gone()) {
-    return absl::CancelledError("the client went away");
-  }
+  if (parts_.caller.gone && parts_.caller.gone()) return Gone();
   return CheckLimits();
+}
+
+absl::Status Turn::Gone() const {
+  return absl::CancelledError(parts_.log != nullptr && parts_.log->cancelled()
+                                  ? "the answer was cancelled"
+                                  : "the client went away");
 }
 
 absl::Status Turn::CheckLimits() const {
@@ -98,6 +105,7 @@ absl::Status Turn::TakeEnd(size_t call, const absl::Status& status) {
   if (!open) return absl::OkStatus();
   if (!status.ok()) return status;
   // Only an executor that died between the last token and the word that it was the last one.
+  lost_last_word_ = true;
   executor::v1::GenerateResponse end;
   end.set_finish_reason(iv1::FINISH_REASON_STOP);
   for (int k = 0; k < parts_.answers_per_prompt; ++k) {
@@ -136,6 +144,10 @@ absl::Status Turn::TakeResponse(size_t call, AnswerSink& sink) {
   const size_t index = call * per_prompt + response_.index();
   if (parts_.echo && !echoed_[call]) WriteEcho(call, sink);
   if (response_.has_receipt()) receipt_ = response_.receipt();
+  if (index == 0 && response_.finish_reason() != iv1::FINISH_REASON_UNSPECIFIED) {
+    has_last_word_ = true;
+    snapshot_id_ = response_.snapshot_id();
+  }
   if (response_.has_usage()) {
     usage_.set_cached_tokens(std::max(usage_.cached_tokens(), response_.usage().cached_tokens()));
   }
@@ -154,7 +166,10 @@ absl::Status Turn::TakeResponse(size_t call, AnswerSink& sink) {
   num_tokens_ += added;
   if (answer.finish_reason() != iv1::FINISH_REASON_UNSPECIFIED) {
     --num_open_;
-    if (answer.stopped_by_string() && per_prompt == 1) parts_.generation->Cancel(call);
+    // A session's generation is finished in good order instead: its memory is to be kept.
+    if (answer.stopped_by_string() && per_prompt == 1 && parts_.session == nullptr) {
+      parts_.generation->Cancel(call);
+    }
   }
   if (added > 0) {
     const absl::Time now = absl::Now();
@@ -185,7 +200,7 @@ void Turn::WriteNew(AnswerSink& sink) {
 absl::Status Turn::WriteAndFlush(AnswerSink& sink) {
   WriteNew(sink);
   // A sink that takes nothing has found its client gone.
-  return sink.Flush() ? absl::OkStatus() : absl::CancelledError("the client went away");
+  return sink.Flush() ? absl::OkStatus() : Gone();
 }
 
 absl::Status Turn::Pump(AnswerSink& sink) {
@@ -226,6 +241,33 @@ absl::Status Turn::Pump(AnswerSink& sink) {
   return absl::OkStatus();
 }
 
+void Turn::AwaitLastWord(AnswerSink& sink) {
+  const Answer& answer = answers_.front();
+  if (answer.stopped_by_string() && !has_last_word_) {
+    parts_.generation->Finish(0, static_cast<int>(answer.TokensOfText().size()));
+  }
+  const absl::Time until = std::min(parts_.caller.deadline, absl::Now() + kLastWordPatience);
+  while (!has_last_word_ && !lost_last_word_ && absl::Now() < until) {
+    size_t call = 0;
+    absl::Status status;
+    switch (parts_.generation->Next(until, &call, &response_, &status)) {
+      case GenerationGroup::Event::kResponse:
+        TakeResponse(call, sink).IgnoreError();  // the answer has ended: nothing is added to it
+        break;
+      case GenerationGroup::Event::kEnded:
+        lost_last_word_ = true;
+        break;
+      case GenerationGroup::Event::kNothing:
+        break;
+    }
+  }
+  if (has_last_word_) return;
+  parts_.generation->CancelAll();
+  receipt_.set_snapshot_lost_reason(
+      lost_last_word_ ? "the executor was lost before it had stored the memory"
+                      : "the executor did not say in time that it had stored the memory");
+}
+
 uint64_t Turn::Commit() {
   SessionPart& session = *parts_.session;
   Answer& answer = answers_.front();
@@ -236,22 +278,34 @@ uint64_t Turn::Commit() {
   session.turn.mutable_token_ids()->Add(kept.begin(), kept.end());
   session.turn.set_finish_reason(answer.finish_reason());
   *session.turn.mutable_usage() = usage_;
+  memory::v1::CommitTurnRequest commit;
+  commit.set_parent_version(session.parent_version);
+  *commit.mutable_turn() = session.turn;
+  commit.set_snapshot_id(snapshot_id_);
+  commit.set_executor(parts_.generation->ExecutorOf(0));
   const absl::Time begun = absl::Now();
-  const absl::StatusOr<uint64_t> version =
-      session.lease->Commit(session.parent_version, session.turn);
+  const absl::StatusOr<memory::v1::CommitTurnResponse> committed = session.lease->Commit(&commit);
   (*receipt_.mutable_ms())["commit"] = absl::ToDoubleMilliseconds(absl::Now() - begun);
-  if (version.ok()) {
+  if (committed.ok()) {
     receipt_.set_persisted(true);
     receipt_.clear_not_persisted_reason();
-    receipt_.set_committed_version(*version);
-    return *version;
+    receipt_.set_committed_version(committed->version());
+    if (!committed->snapshot_lost_reason().empty()) {
+      receipt_.set_snapshot_lost_reason(committed->snapshot_lost_reason());
+    }
+    return committed->version();
   }
   metrics_.unpersisted_turns.Increment();
-  receipt_.set_persisted(false);
-  receipt_.set_not_persisted_reason(std::string(version.status().message()));
+  std::string reason(committed.status().message());
   log::Warning("a turn was answered but not committed",
-               {{"request_id", parts_.caller.context.request_id},
-                {"error", std::string(version.status().message())}});
+               {{"request_id", parts_.caller.context.request_id}, {"error", reason}});
+  const bool away =
+      absl::IsUnavailable(committed.status()) || absl::IsDeadlineExceeded(committed.status());
+  if (away && session.store->CommitLater(std::move(session.lease), std::move(commit))) {
+    reason += "; the turn is committed as soon as it does, unless another one comes first";
+  }
+  receipt_.set_persisted(false);
+  receipt_.set_not_persisted_reason(std::move(reason));
   return session.parent_version;
 }
 
@@ -266,10 +320,19 @@ absl::Status Turn::Replay(AnswerSink& sink) {
   receipt_.set_committed_version(turn.version());
   sink.OnReceipt(receipt_);
   sink.OnDone({parts_.session->session_id, turn.version()});
-  return sink.Flush() ? absl::OkStatus() : absl::CancelledError("the client went away");
+  return sink.Flush() ? absl::OkStatus() : Gone();
 }
 
 absl::Status Turn::Run(AnswerSink& sink) {
+  if (parts_.log == nullptr) return Give(sink);
+  LoggingSink logging(*parts_.log, sink, parts_.vocabulary);
+  const absl::Status status = Give(logging);
+  parts_.log->End(status);
+  if (status.ok() && !logging.has_client()) return absl::CancelledError("the client went away");
+  return status;
+}
+
+absl::Status Turn::Give(AnswerSink& sink) {
   sink.OnStarted(parts_.started);
   if (parts_.generation == nullptr) return Replay(sink);
   absl::Status status = Pump(sink);
@@ -284,8 +347,9 @@ absl::Status Turn::Run(AnswerSink& sink) {
     // The text is out already; what remains to say waits for the commit.
     if (!sink.Flush()) {
       metrics_.cancelled.Increment();
-      return absl::CancelledError("the client went away");
+      return Gone();
     }
+    AwaitLastWord(sink);
     done.session_id = parts_.session->session_id;
     done.version = Commit();
   }
@@ -295,7 +359,7 @@ absl::Status Turn::Run(AnswerSink& sink) {
   sink.OnUsage(usage_);
   sink.OnReceipt(receipt_);
   sink.OnDone(done);
-  return sink.Flush() ? absl::OkStatus() : absl::CancelledError("the client went away");
+  return sink.Flush() ? absl::OkStatus() : Gone();
 }
 
 }  // namespace mneme::gateway

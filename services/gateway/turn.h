@@ -12,7 +12,9 @@
 #include "mneme/memory/v1/memory.pb.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/answer.h"
+#include "services/gateway/answer_log.h"
 #include "services/gateway/answer_sink.h"
+#include "services/gateway/answer_source.h"
 #include "services/gateway/caller.h"
 #include "services/gateway/gateway_metrics.h"
 #include "services/gateway/generation.h"
@@ -22,8 +24,8 @@ namespace mneme::gateway {
 
 // Made by ChatCore, used by one thread, run once. The destructor gives everything back on every
 // path: the executor stops, the session's lease is released, the tenant's place is free. A turn
-// whose client went away is not committed.
-class Turn {
+// that nobody waits for is not committed; with a log somebody may still come.
+class Turn final : public AnswerSource {
  public:
   // One prompt of the request.
   struct Prompt {
@@ -36,6 +38,10 @@ class Turn {
     std::unique_ptr<SessionStore::Lease> lease;  // null: `turn` was committed before
     std::string session_id;
     uint64_t parent_version = 0;
+    SessionStore* store = nullptr;
+    memory::v1::MemoryPlan plan;
+    std::string executor;  // who may have the memory hot; "": nobody
+    uint64_t snapshot_version = 0;
     memory::v1::Turn turn;  // what to commit, without the answer; or what was committed
   };
 
@@ -51,26 +57,26 @@ class Turn {
     Answer::Options answer;
     std::unique_ptr<GenerationGroup> generation;
     std::unique_ptr<SessionPart> session;  // null: stateless
+    std::shared_ptr<AnswerLog> log;        // null: nobody but the client gets the answer
     const std::atomic<bool>* shutdown = nullptr;
   };
 
   Turn(Parts parts, GatewayMetrics& metrics);
-  ~Turn();
+  ~Turn() override;
 
   // Waits until the executor has sent something, so that whatever keeps it from beginning is known
   // before the client is told anything.
   absl::Status Begin();
 
-  // Writes everything to `sink`; returns when the answer is complete, or why it is not. CANCELLED:
-  // the client went away.
-  absl::Status Run(AnswerSink& sink);
-
-  const Started& started() const { return parts_.started; }
-  // For the access log.
-  int num_completion_tokens() const { return num_tokens_; }
-  int num_prompt_tokens() const { return num_prompt_tokens_; }
+  absl::Status Run(AnswerSink& sink) override;
+  const Started& started() const override { return parts_.started; }
+  int num_completion_tokens() const override { return num_tokens_; }
+  int num_prompt_tokens() const override { return num_prompt_tokens_; }
 
  private:
+  // Writes everything; the body of Run.
+  absl::Status Give(AnswerSink& sink);
+  absl::Status Gone() const;  // why nobody wants the answer any more
   absl::Status CheckStillWanted() const;
   absl::Status CheckLimits() const;  // the same but for the client
   absl::Status TakeResponse(size_t call, AnswerSink& sink);
@@ -80,6 +86,8 @@ class Turn {
   absl::Status WriteAndFlush(AnswerSink& sink);
   absl::Status Pump(AnswerSink& sink);
   absl::Status Replay(AnswerSink& sink);
+  // Waits, for a bounded time, until the executor has said what became of the memory.
+  void AwaitLastWord(AnswerSink& sink);
   uint64_t Commit();
 
   Parts parts_;
@@ -94,6 +102,9 @@ class Turn {
   bool has_first_ = false;
   inference::v1::Usage usage_;
   inference::v1::MemoryReceipt receipt_;
+  std::string snapshot_id_;     // of the session's memory after the turn, staged by the executor
+  bool has_last_word_ = false;  // of the executor, on the first answer
+  bool lost_last_word_ = false;
   int num_tokens_ = 0;
   int num_prompt_tokens_ = 0;
   absl::Time last_token_;

@@ -98,6 +98,74 @@ class OpenAiClientTest(unittest.TestCase):
         self.assertEqual(reply.model_extra["mneme"]["committed_version"], 2)
         self.assertTrue(reply.model_extra["mneme"]["persisted"])
 
+    def respond(self, input, **arguments):
+        return self.client.responses.create(model=MODEL, input=input, temperature=0,
+                                            max_output_tokens=arguments.pop("max_output_tokens", 24),
+                                            **arguments)
+
+    def test_response_is_stored_and_continued(self):
+        first = self.respond("What is the capital of France?")
+        self.assertEqual(first.output_text, "The capital of France is Paris.")
+        self.assertEqual(first.status, "completed")
+        self.assertEqual(first.usage.total_tokens,
+                         first.usage.input_tokens + first.usage.output_tokens)
+        second = self.respond("And of Italy?", previous_response_id=first.id)
+        self.assertGreater(second.usage.input_tokens, first.usage.total_tokens)
+        found = self.client.responses.retrieve(first.id)
+        self.assertEqual(found.output_text, first.output_text)
+        self.assertEqual(found.usage, first.usage)
+        items = self.client.responses.input_items.list(first.id)
+        self.assertEqual([i.content[0].text for i in items], ["What is the capital of France?"])
+        # Again from the first: the same question gives the same answer, on another branch.
+        branch = self.respond("And of Italy?", previous_response_id=first.id)
+        self.assertEqual(branch.output_text, second.output_text)
+        self.client.responses.delete(second.id)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.responses.retrieve(second.id)
+        with self.assertRaises(openai.NotFoundError):
+            self.respond("x", previous_response_id="resp_none")
+
+    def test_response_stream_has_the_events_that_the_client_knows(self):
+        whole = self.respond("What is the capital of France?", store=False)
+        with self.client.responses.stream(model=MODEL, input="What is the capital of France?",
+                                          temperature=0, max_output_tokens=24) as stream:
+            events = list(stream)
+            final = stream.get_final_response()
+        self.assertEqual(events[0].type, "response.created")
+        self.assertEqual(events[-1].type, "response.completed")
+        text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+        self.assertEqual(text, whole.output_text)
+        self.assertEqual(final.output_text, whole.output_text)
+        self.assertEqual([e.sequence_number for e in events], sorted(
+            e.sequence_number for e in events))
+        cut = self.respond("Write a long story.", max_output_tokens=4)
+        self.assertEqual(cut.status, "incomplete")
+        self.assertEqual(cut.incomplete_details.reason, "max_output_tokens")
+
+    def test_conversation_keeps_its_items(self):
+        conversation = self.client.conversations.create(
+            metadata={"topic": "demo"},
+            items=[{"type": "message", "role": "user", "content": "My name is Ada."}])
+        self.assertEqual(conversation.metadata, {"topic": "demo"})
+        reply = self.respond("What is my name?", conversation=conversation.id)
+        self.assertEqual(reply.conversation.id, conversation.id)
+        items = list(self.client.conversations.items.list(conversation.id, order="asc"))
+        self.assertEqual([i.role for i in items], ["user", "user", "assistant"])
+        self.assertEqual(items[2].content[0].text, reply.output_text)
+        updated = self.client.conversations.update(conversation.id, metadata={"title": "Ada"})
+        self.assertEqual(updated.metadata, {"title": "Ada"})
+        self.assertTrue(self.client.conversations.delete(conversation.id).deleted)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.conversations.retrieve(conversation.id)
+
+    def test_repeated_key_makes_one_turn(self):
+        extra = {"session_id": "openai-2"}
+        keys = {"Idempotency-Key": "openai-key-1"}
+        first = self.chat(extra_body=extra, extra_headers=keys)
+        again = self.chat(extra_body=extra, extra_headers=keys)
+        self.assertEqual(again.choices[0].message.content, first.choices[0].message.content)
+        self.assertEqual(again.model_extra["mneme"]["committed_version"], 1)
+
     def test_models(self):
         self.assertIn(MODEL, [m.id for m in self.client.models.list()])
         self.assertEqual(self.client.models.retrieve(MODEL).object, "model")
