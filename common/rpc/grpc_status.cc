@@ -1,6 +1,7 @@
 #include "common/rpc/grpc_status.h"
 
 #include <string>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@ namespace mneme::rpc {
 namespace {
 
 constexpr char kDomain[] = "mneme";
+constexpr char kVersionKey[] = "version";
 
 }  // namespace
 
@@ -47,6 +49,10 @@ grpc::Status ToGrpc(const absl::Status& status) {
     google::rpc::ErrorInfo info;
     info.set_reason(reason);
     info.set_domain(kDomain);
+    if (std::string version = status::PayloadOf(status, status::kVersionPayload);
+        !version.empty()) {
+      (*info.mutable_metadata())[kVersionKey] = std::move(version);
+    }
     details.add_details()->PackFrom(info);
   }
   if (details.details_size() == 0) return grpc::Status(code, message);
@@ -77,6 +83,10 @@ absl::Status FromGrpc(const grpc::Status& grpc_status) {
       status = status::WithPayload(status, status::kQuotaPayload, failure.violations(0).subject());
     } else if (any.UnpackTo(&info)) {
       status = status::WithPayload(status, status::kReasonPayload, info.reason());
+      const auto version = info.metadata().find(kVersionKey);
+      if (version != info.metadata().end()) {
+        status = status::WithPayload(status, status::kVersionPayload, version->second);
+      }
     }
   }
   return status;

@@ -2,7 +2,7 @@
 //
 // The payloads of common/status/annotate.h travel as google.rpc details, so that any gRPC client
 // can read them: field -> BadRequest, retry-after -> RetryInfo, quota -> QuotaFailure, reason ->
-// ErrorInfo (domain "mneme").
+// ErrorInfo (domain "mneme"), which has a session's current version as the metadata "version".
 #pragma once
 
 #include <grpcpp/support/status.h>

@@ -22,10 +22,10 @@ class FailingService final : public v1::TokenizerService::Service {
                       v1::EncodeResponse*) override {
     request = ContextOf(*context);
     deadline = DeadlineOf(*context);
-    return ToGrpc(
-        status::WithRetryAfter(status::WithPayload(status::InvalidField("texts", "is empty"),
-                                                   status::kReasonPayload, "EMPTY"),
-                               absl::Milliseconds(1500)));
+    const absl::Status status = status::WithPayload(status::InvalidField("texts", "is empty"),
+                                                    status::kReasonPayload, "EMPTY");
+    return ToGrpc(status::WithRetryAfter(status::WithPayload(status, status::kVersionPayload, "7"),
+                                         absl::Milliseconds(1500)));
   }
 
   trace::RequestContext request;
@@ -49,6 +49,7 @@ TEST(RpcTest, StatusDetailsAndContextCrossTheWire) {
   EXPECT_EQ(status::PayloadOf(status, status::kFieldPayload), "texts");
   EXPECT_EQ(status::PayloadOf(status, status::kRetryAfterPayload), "1500");
   EXPECT_EQ(status::PayloadOf(status, status::kReasonPayload), "EMPTY");
+  EXPECT_EQ(status::PayloadOf(status, status::kVersionPayload), "7");
   EXPECT_EQ(service.request.request_id, "id-7");
   EXPECT_EQ(service.request.traceparent.substr(0, 35), sent.traceparent.substr(0, 35));
   EXPECT_LT(service.deadline, absl::Now() + absl::Seconds(31));

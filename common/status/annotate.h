@@ -18,6 +18,8 @@ inline constexpr absl::string_view kFieldPayload = "mneme/field";  // which requ
 inline constexpr absl::string_view kRetryAfterPayload = "mneme/retry_after_ms";
 inline constexpr absl::string_view kQuotaPayload = "mneme/quota";    // which quota is used up
 inline constexpr absl::string_view kReasonPayload = "mneme/reason";  // a stable SNAKE_CASE word
+// With reason STALE_VERSION: the session's current version, in decimal digits.
+inline constexpr absl::string_view kVersionPayload = "mneme/version";
 
 // INVALID_ARGUMENT that names the request field it is about ("sampling.temperature").
 absl::Status InvalidField(absl::string_view field, absl::string_view message);

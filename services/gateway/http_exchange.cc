@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/status/annotate.h"
 
 namespace mneme::gateway {
 namespace {
@@ -47,6 +48,10 @@ void HttpExchange::Fail(const absl::Status& status, httplib::Response& response)
   record.error = std::string(status.message());
   record.overload = absl::IsResourceExhausted(status);
   code = error.status;
+  if (const std::string version = status::PayloadOf(status, status::kVersionPayload);
+      !version.empty()) {
+    response.set_header("X-Mneme-Version", version);
+  }
   WriteHttpError(error, response);
 }
 

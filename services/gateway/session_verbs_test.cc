@@ -109,8 +109,15 @@ TEST_F(SessionVerbsTest, RewindDropsLaterTurnsAndStaleClientsAreToldTheHead) {
   EXPECT_THAT(Contents("s"), ElementsAre("one", "Hello, world"));
   const auto stale =
       Post("/v1/chat/completions", Chat("x", {{"session_id", "s"}, {"parent_version", 2}}));
-  EXPECT_THAT(ErrorOf(stale, 409, "conflict_error"), HasSubstr("1"));
+  ErrorOf(stale, 409, "conflict_error");
   EXPECT_EQ(Parse(stale)["error"]["code"], "stale_version");
+  EXPECT_EQ(stale->get_header_value("X-Mneme-Version"), "1");
+  v1::ChatRequest request = GrpcRequest("x");
+  request.set_session_id("s");
+  request.set_parent_version(2);
+  const absl::Status told = rpc::FromGrpc(GrpcChat(request).status);
+  EXPECT_EQ(told.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(status::PayloadOf(told, status::kVersionPayload), "1");
   const auto fresh =
       Post("/v1/chat/completions", Chat("x", {{"session_id", "s"}, {"parent_version", 1}}));
   EXPECT_EQ(Parse(fresh)["mneme"]["committed_version"], 2);

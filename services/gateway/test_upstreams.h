@@ -631,9 +631,10 @@ class MapMemory final : public memory::v1::MemoryService::Service {
                                            status::kReasonPayload, "LEASE_LOST"));
   }
   static grpc::Status Stale(const Stored& stored) {
-    return rpc::ToGrpc(status::WithPayload(
-        absl::AbortedError(absl::StrCat("the head has moved on to ", stored.session.version())),
-        status::kReasonPayload, "STALE_VERSION"));
+    const absl::Status status = status::WithPayload(absl::AbortedError("the head has moved on"),
+                                                    status::kReasonPayload, "STALE_VERSION");
+    return rpc::ToGrpc(status::WithPayload(status, status::kVersionPayload,
+                                           absl::StrCat(stored.session.version())));
   }
   void Make(const std::string& key, const std::string& id, const std::string& model) {
     memory::v1::Session& session = sessions_[key].session;

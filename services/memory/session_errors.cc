@@ -23,10 +23,11 @@ absl::Status SessionBusy(absl::string_view session_id, absl::string_view holder,
 }
 
 absl::Status StaleVersion(absl::string_view session_id, uint64_t parent, uint64_t head) {
-  return status::WithPayload(
+  const absl::Status status = status::WithPayload(
       absl::AbortedError(absl::StrCat("the session has moved on, read it again: ", session_id,
                                       ", parent version ", parent, ", current version ", head)),
       status::kReasonPayload, kStaleVersion);
+  return status::WithPayload(status, status::kVersionPayload, absl::StrCat(head));
 }
 
 absl::Status LeaseLost(absl::string_view session_id, uint64_t lease_token) {
