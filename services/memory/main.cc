@@ -7,6 +7,7 @@
 #include "common/redis/client.h"
 #include "common/redis/config.h"
 #include "common/rpc/server.h"
+#include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "mneme/memory/v1/config.pb.h"
 #include "services/memory/master_key.h"
