@@ -36,10 +36,18 @@ absl::StatusOr<StoreOptions> OptionsOf(const v1::MemoryConfig& config) {
   if (config.sweep_interval_ms() < 0 || config.orphan_age_seconds() < 0) {
     return absl::InvalidArgumentError("sweep_interval_ms or orphan_age_seconds is negative");
   }
+  if (config.tiers().redis_budget_bytes() < 0) {
+    return absl::InvalidArgumentError("tiers.redis_budget_bytes is negative");
+  }
+  if (!config.tiers().disk_path().empty() || config.tiers().disk_budget_bytes() != 0) {
+    return absl::UnimplementedError(
+        "there is no disk tier yet: leave tiers.disk_path and tiers.disk_budget_bytes out");
+  }
   StoreOptions options{
       .default_ttl_seconds = config.default_ttl_seconds(),
       .orphan_age = absl::Seconds(config.orphan_age_seconds() > 0 ? config.orphan_age_seconds()
                                                                   : kDefaultOrphanAgeSeconds),
+      .redis_budget_bytes = config.tiers().redis_budget_bytes(),
       .default_quota = config.default_quota()};
   for (const auto& [tenant, quota] : config.quotas()) options.quotas[tenant] = quota;
   return options;

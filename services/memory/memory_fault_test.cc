@@ -660,6 +660,7 @@ TEST(MemoryFaultTest, BadSettingsEndTheServiceWithTheirName) {
       {[](v1::MemoryConfig* c) { c->mutable_redis()->set_pool_size(-1); }, "negative"},
       {[](v1::MemoryConfig* c) { c->set_default_ttl_seconds(-1); }, "default_ttl_seconds"},
       {[](v1::MemoryConfig* c) { c->set_sweep_interval_ms(-1); }, "sweep_interval_ms"},
+      {[](v1::MemoryConfig* c) { c->mutable_tiers()->set_disk_path("/x"); }, "tiers.disk_path"},
       {[](v1::MemoryConfig* c) { c->set_master_key_file("/no/such"); }, "/no/such"},
   };
   for (const Case& bad : cases) {

@@ -552,6 +552,35 @@ redis.call('HSET', family, 'swept', ARGV[2])
 return {'swept', redis.call('HGET', family, 'kv') or '0'}
 )lua";
 
+// Drops all snapshots of a family that nobody uses just now.
+constexpr char kShrink[] = R"lua(
+local heads, chunks = {}, {}
+for _, field in ipairs(redis.call('HKEYS', family)) do
+  local kind = string.sub(field, 1, 2)
+  if kind == 'c:' then
+    chunks[#chunks + 1] = field
+  elseif kind == 's:' and redis.call('EXISTS', prefix .. field) == 1 then
+    local f = redis.call('HMGET', prefix .. field, 'pinned', 'lease_until_ms')
+    if f[1] == '1' or (f[2] and tonumber(f[2]) > now_ms) then return {'busy'} end
+    heads[#heads + 1] = prefix .. field
+  end
+end
+for _, field in ipairs(chunks) do
+  redis.call('UNLINK', prefix .. field)
+  redis.call('HDEL', family, field)
+end
+for _, field in ipairs(redis.call('HKEYS', bodies)) do
+  if string.sub(field, 1, 1) == 'm' then redis.call('HDEL', bodies, field) end
+end
+for _, head in ipairs(heads) do
+  redis.call('HSET', head, 'snapshot_version', 0, 'kv_bytes', 0)
+end
+local freed = redis.call('HGET', family, 'kv') or '0'
+redis.call('HSET', family, 'kv', 0)
+changed()
+return {'shrunk', freed}
+)lua";
+
 constexpr char kDrop[] = R"lua(
 return {'dropped', drop_family()}
 )lua";
@@ -661,6 +690,7 @@ RedisScripts::RedisScripts()
       describe(OnSession(kDescribe)),
       mark(OnFamily(kMark)),
       sweep(OnFamily(kSweep)),
+      shrink(OnFamily(kShrink)),
       drop(redis::Script(absl::StrCat(kFamily, kDrop))),
       claim(OnTenant(kClaim)),
       touch(OnTenant(kTouch)),

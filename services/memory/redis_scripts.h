@@ -62,7 +62,8 @@ struct RedisScripts {
   // On a family.
   redis::Script mark;   // dropped · clean: kv · marked: epoch, registry, fields of b, ids · gone
   redis::Script sweep;  // swept: kv · moved
-  redis::Script drop;   // dropped: number of sessions
+  redis::Script shrink;  // shrunk: bytes that were freed · busy: it is in use, or pinned
+  redis::Script drop;    // dropped: number of sessions
 
   // On a tenant; `touch` answers ok · other.
   redis::Script claim;  // family · full

@@ -117,6 +117,7 @@ class RedisSessionStore final : public SessionStore {
   absl::StatusOr<std::vector<std::string>> DeadParts(const Family& family,
                                                      const redis::Reply& marked,
                                                      absl::Time deadline);
+  absl::Status KeepToBudget(const std::vector<std::string>& tenants, absl::Time deadline);
   absl::StatusOr<int64_t> RemoveRemains(const std::string& tenant, absl::Time deadline);
   void RewriteAppendOnlyFile(absl::Time deadline);
 

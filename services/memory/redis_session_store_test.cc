@@ -400,6 +400,42 @@ TEST_F(RedisSessionStoreTest, SweepRemovesWhatARewindLeftAndNothingElse) {
   EXPECT_TRUE(Fetch(store(), "s").ok());
 }
 
+TEST_F(RedisSessionStoreTest, BeyondItsBudgetTheLeastUsedSnapshotsGoAndNeverText) {
+  StoreOptions options;
+  options.redis_budget_bytes = 2500;
+  RedisSessionStore bounded(under_test_.client(), under_test_.keys(), options,
+                            under_test_.errors());
+  for (const char* id : {"pinned", "leased", "old", "middle", "new"}) {
+    ASSERT_EQ(CommitWithSnapshot(bounded, id, {PayloadOf(id)}).version, 1u);
+  }
+  v1::UpdateSessionRequest pin;
+  pin.set_tenant("t");
+  pin.set_session_id("pinned");
+  pin.set_pinned(true);
+  ASSERT_TRUE(bounded.UpdateSession(pin, Soon()).ok());
+  ASSERT_TRUE(bounded.AcquireLease(AcquireOf("leased"), Soon()).ok());
+  ASSERT_TRUE(bounded.AcquireLease(AcquireOf("middle"), Soon()).ok());
+  // Least used first: pinned (stays), old, new, leased and middle (in use).
+  ASSERT_TRUE(bounded.Sweep(Soon()).ok());
+  for (const char* id : {"old", "new"}) {
+    EXPECT_TRUE(absl::IsNotFound(Fetch(bounded, id).status())) << id;
+    EXPECT_EQ(bounded.GetSession(GetOf(id), Soon())->messages_size(), 2);
+    const auto lease = bounded.AcquireLease(AcquireOf(id), Soon());
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    EXPECT_EQ(lease->snapshot_version(), 0u);
+    EXPECT_EQ(lease->session().kv_bytes(), 0);
+    v1::DescribeSessionRequest describe;
+    describe.set_tenant("t");
+    describe.set_session_id(id);
+    EXPECT_EQ(bounded.DescribeSession(describe, Soon())->versions(0).snapshot_tokens(), 0u);
+  }
+  for (const char* id : {"pinned", "leased", "middle"}) {
+    EXPECT_TRUE(Fetch(bounded, id).ok()) << id;
+  }
+  EXPECT_EQ(Redis({"HGET", "mneme:2:{t}:usage", "total"}).text(), "3000");
+  EXPECT_EQ(Keys("*:c:*").size(), 3u);
+}
+
 TEST_F(RedisSessionStoreTest, SweepOfAFamilyThatChangedMeanwhileRemovesNothing) {
   const StagedTurn first = CommitWithSnapshot(store(), "s", {PayloadOf("a")});
   ASSERT_NE(first.version, 0u);

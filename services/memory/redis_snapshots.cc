@@ -151,10 +151,12 @@ absl::StatusOr<v1::DescribeSessionResponse> RedisSessionStore::DescribeSession(
   std::map<std::string, std::set<std::string>> chunks_of;  // digests, by turn id
   std::map<std::string, int64_t> own_sizes;                // by digest
   std::set<std::string> other_digests;
+  std::set<std::string> with_manifest;  // turn ids
   size_t at = 0;
   for (const std::string& id : all_ids) {
     const std::string& text = sealed[0].elements()[at++].text();
     if (text.empty()) continue;
+    with_manifest.insert(id);
     ASSIGN_OR_RETURN(const snapshot::v1::Manifest manifest,
                      ParseManifest(family, session_id, id, text));
     for (const snapshot::v1::Chunk& chunk : manifest.chunks()) {
@@ -166,12 +168,19 @@ absl::StatusOr<v1::DescribeSessionResponse> RedisSessionStore::DescribeSession(
     }
   }
   for (size_t i = 0; i < ids.size(); ++i) {
+    auto* version = response.mutable_versions(static_cast<int>(i));
+    if (with_manifest.count(ids[i].text()) == 0) {
+      // It had none, or it was dropped.
+      version->clear_snapshot_tokens();
+      version->clear_snapshot_bytes();
+      continue;
+    }
     int64_t own_bytes = 0;
     for (const std::string& digest : chunks_of[ids[i].text()]) {
       const bool is_old = i > 0 && chunks_of[ids[i - 1].text()].count(digest) > 0;
       if (!is_old) own_bytes += own_sizes[digest];
     }
-    response.mutable_versions(static_cast<int>(i))->set_own_bytes(own_bytes);
+    version->set_own_bytes(own_bytes);
   }
   int64_t shared = 0;
   for (const auto& [digest, size] : own_sizes) {

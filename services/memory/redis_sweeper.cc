@@ -1,5 +1,6 @@
 // How RedisSessionStore finds what nothing refers to any more, and how it forgets a tenant.
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -46,7 +47,7 @@ absl::Status RedisSessionStore::Sweep(absl::Time deadline) {
     for (const std::string& tenant : tenants.known) {
       RETURN_IF_ERROR(SweepTenant(tenant, deadline));
     }
-    return absl::OkStatus();
+    return KeepToBudget(tenants.known, deadline);
   };
   const absl::Status status = sweep_all();
   const auto held = directory_.RunPipeline({{"GET", kLockKey}}, deadline);
@@ -232,6 +233,68 @@ absl::StatusOr<std::vector<std::string>> RedisSessionStore::DeadParts(const Fami
   return dead;
 }
 
+absl::Status RedisSessionStore::KeepToBudget(const std::vector<std::string>& tenants,
+                                             absl::Time deadline) {
+  if (options_.redis_budget_bytes == 0) return absl::OkStatus();
+  struct Candidate {
+    std::string tenant;
+    std::string family;
+    int64_t bytes = 0;
+    double used = 0;  // when the last of its sessions was
+  };
+  std::vector<Candidate> candidates;
+  int64_t total = 0;
+  for (const std::string& tenant : tenants) {
+    ASSIGN_OR_RETURN(const std::vector<Reply> read,
+                     directory_.RunPipeline(
+                         {{"HGETALL", FamilyDirectory::UsageKey(tenant)},
+                          {"HGETALL", FamilyDirectory::FamiliesKey(tenant)},
+                          {"ZRANGE", FamilyDirectory::IndexKey(tenant), "0", "-1", "WITHSCORES"}},
+                         deadline));
+    const std::vector<Reply>& usage = read[0].elements();
+    const std::vector<Reply>& families = read[1].elements();
+    const std::vector<Reply>& index = read[2].elements();
+    std::map<std::string, double> used_by_session;
+    for (size_t i = 0; i + 1 < index.size(); i += 2) {
+      (void)absl::SimpleAtod(index[i + 1].text(), &used_by_session[index[i].text()]);
+    }
+    std::map<std::string, double> used_by_family;
+    for (size_t i = 0; i + 1 < families.size(); i += 2) {
+      double& used = used_by_family[families[i + 1].text()];
+      used = std::max(used, used_by_session[families[i].text()]);
+    }
+    for (size_t i = 0; i + 1 < usage.size(); i += 2) {
+      const int64_t bytes = usage[i + 1].Integer().value_or(0);
+      if (usage[i].text() == "total" || bytes == 0) continue;
+      total += bytes;
+      candidates.push_back({.tenant = tenant,
+                            .family = usage[i].text(),
+                            .bytes = bytes,
+                            .used = used_by_family[usage[i].text()]});
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.used < b.used; });
+  for (const Candidate& candidate : candidates) {
+    if (total <= options_.redis_budget_bytes) break;
+    ASSIGN_OR_RETURN(const Family family,
+                     directory_.FamilyOf(candidate.tenant, candidate.family, deadline));
+    ASSIGN_OR_RETURN(const Reply shrunk,
+                     directory_.RunOnFamily(family, directory_.scripts().shrink, {}, deadline));
+    if (Word(shrunk) != "shrunk") continue;
+    ASSIGN_OR_RETURN(const int64_t freed, Number(shrunk, 1));
+    total -= freed;
+    log::Info("snapshots were dropped to keep to tiers.redis_budget_bytes",
+              {{"family", candidate.family}, {"bytes", freed}});
+    RETURN_IF_ERROR(directory_
+                        .Eval(directory_.scripts().use,
+                              FamilyDirectory::TenantKeysOf(candidate.tenant),
+                              {candidate.family, "0"}, deadline)
+                        .status());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int64_t> RedisSessionStore::RemoveRemains(const std::string& tenant,
                                                          absl::Time deadline) {
   int64_t sessions = 0;
@@ -239,6 +302,8 @@ absl::StatusOr<int64_t> RedisSessionStore::RemoveRemains(const std::string& tena
   const auto no_key =
       std::make_shared<const TenantKey>(TenantKey{.key = crypto::Key::Random(), .id = "*"});
   const redis::Script& drop = directory_.scripts().drop;
+  // Spares the first batch its second try.
+  directory_.client().Run({"SCRIPT", "LOAD", drop.source()}, deadline).status().IgnoreError();
   while (true) {
     ASSIGN_OR_RETURN(
         const std::vector<Reply> used,
@@ -250,25 +315,21 @@ absl::StatusOr<int64_t> RedisSessionStore::RemoveRemains(const std::string& tena
     if (names.empty()) break;
     for (size_t first = 0; first < names.size(); first += kDropBatch) {
       const size_t last = std::min(names.size(), first + kDropBatch);
+      std::vector<std::vector<std::string>> keys;
       std::vector<redis::Command> commands;
       for (size_t i = first; i < last; ++i) {
-        const std::vector<std::string> keys = Family(no_key, tenant, names[i]).Keys();
-        if (i == first) {
-          // Makes sure that Redis knows the script by its name.
-          ASSIGN_OR_RETURN(const Reply dropped, directory_.Eval(drop, keys, {"*"}, deadline));
-          ASSIGN_OR_RETURN(const int64_t count, Number(dropped, 1));
-          sessions += count;
-          continue;
-        }
-        commands.push_back({"EVALSHA", drop.sha1(), "2", keys[0], keys[1], "*"});
+        keys.push_back(Family(no_key, tenant, names[i]).Keys());
+        commands.push_back({"EVALSHA", drop.sha1(), "2", keys.back()[0], keys.back()[1], "*"});
       }
-      if (!commands.empty()) {
-        ASSIGN_OR_RETURN(const std::vector<Reply> replies,
-                         directory_.RunPipeline(commands, deadline));
-        for (const Reply& reply : replies) {
-          ASSIGN_OR_RETURN(const int64_t count, Number(reply, 1));
-          sessions += count;
+      ASSIGN_OR_RETURN(std::vector<Reply> replies,
+                       directory_.client().RunPipeline(commands, deadline));
+      for (size_t i = 0; i < replies.size(); ++i) {
+        if (!replies[i].status().ok()) {
+          // A server that does not know the script yet, as a rule: this call brings it.
+          ASSIGN_OR_RETURN(replies[i], directory_.Eval(drop, keys[i], {"*"}, deadline));
         }
+        ASSIGN_OR_RETURN(const int64_t count, Number(replies[i], 1));
+        sessions += count;
       }
       RETURN_IF_ERROR(directory_
                           .Eval(directory_.scripts().drop_unused,

@@ -15,6 +15,9 @@ namespace v1 = ::mneme::memory::v1;
 struct StoreOptions {
   int64_t default_ttl_seconds = 0;                // of a session after its last use; 0: for ever
   absl::Duration orphan_age = absl::Minutes(10);  // how long staged data waits for its turn
+  // Of all chunks in Redis; beyond it a sweep drops the snapshots of the least used families, never
+  // text. 0: no bound. The in-memory store has none.
+  int64_t redis_budget_bytes = 0;
   v1::Quota default_quota;
   std::map<std::string, v1::Quota> quotas;  // by tenant
 
