@@ -29,8 +29,9 @@ endfunction()
 
 # mneme_test(NAME redis SOURCES client_test.cc DEPS mneme::redis LABELS unit [TIMEOUT 60] [PREFIX p])
 # makes one test binary <name>_test; ctest sees each of its cases as <prefix or name>.<Suite>.<Case>.
+# TOGETHER "*/Cluster": cases that share something slow to start and are one test for ctest.
 function(mneme_test)
-  cmake_parse_arguments(arg "" "NAME;TIMEOUT;PREFIX" "${MNEME_ARGS};LABELS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(arg "" "NAME;TIMEOUT;PREFIX;TOGETHER" "${MNEME_ARGS};LABELS;ENVIRONMENT" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
@@ -40,8 +41,17 @@ function(mneme_test)
   add_executable(${arg_NAME}_test ${arg_SOURCES} ${arg_HEADERS})
   target_link_libraries(${arg_NAME}_test PRIVATE
     mneme_options ${arg_DEPS} GTest::gmock GTest::gtest_main)
+  set(alone "*")
+  if(arg_TOGETHER)
+    set(alone "-${arg_TOGETHER}")
+    add_test(NAME ${arg_PREFIX}.together
+      COMMAND ${arg_NAME}_test "--gtest_filter=${arg_TOGETHER}")
+    set_tests_properties(${arg_PREFIX}.together PROPERTIES
+      LABELS "${arg_LABELS}" TIMEOUT 600)
+  endif()
   gtest_discover_tests(${arg_NAME}_test
     TEST_PREFIX ${arg_PREFIX}.
+    TEST_FILTER ${alone}
     DISCOVERY_MODE PRE_TEST
     DISCOVERY_TIMEOUT 120
     PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})

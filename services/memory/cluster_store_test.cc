@@ -13,8 +13,8 @@ constexpr int kNumSessions = 30;
 TEST(ClusterStoreTest, SessionsLiveAndDieOnAllMasters) {
   const auto cluster = testing::RedisCluster::Start({.has_replicas = false});
   ASSERT_TRUE(cluster.ok()) << cluster.status();
-  RedisUnderTest under_test(redis::Options{.mode = redis::Mode::kCluster,
-                                           .address = (*cluster)->server(0).address()});
+  RedisUnderTest under_test(
+      redis::Options{.mode = redis::Mode::kCluster, .address = (*cluster)->server(0).address()});
   SessionStore& store = under_test.store();
   ASSERT_TRUE(store.CheckReady(Soon()).ok());
   for (int i = 0; i < kNumSessions; ++i) {

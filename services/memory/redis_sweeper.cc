@@ -348,7 +348,8 @@ absl::StatusOr<int64_t> RedisSessionStore::RemoveRemains(const std::string& tena
 }
 
 void RedisSessionStore::RewriteAppendOnlyFile(absl::Time deadline) {
-  const absl::Status status = directory_.client().Run({"BGREWRITEAOF"}, deadline).status();
+  const absl::Status status =
+      directory_.client().RunOnEveryMaster({"BGREWRITEAOF"}, deadline).status();
   must_rewrite_ = !status.ok();
   if (status.ok()) return;
   log::Warning(

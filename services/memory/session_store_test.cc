@@ -18,39 +18,16 @@
 namespace mneme::memory {
 namespace {
 
-using ::mneme::testing::RedisServer;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-enum class Kind { kInMemory, kRedis };
-
-class SessionStoreTest : public ::testing::TestWithParam<Kind> {
+class SessionStoreTest : public StoreTest {
  protected:
-  static void SetUpTestSuite() {
-    auto started = RedisServer::Start({.append_fsync = "no"});
-    ASSERT_TRUE(started.ok()) << started.status();
-    server_ = *std::move(started);
-  }
-  static void TearDownTestSuite() { server_.reset(); }
-
-  void SetUp() override { UseDefaultTtl(0); }
-
   void UseDefaultTtl(int64_t seconds) {
     StoreOptions options;
     options.default_ttl_seconds = seconds;
     UseOptions(std::move(options));
   }
-
-  void UseOptions(StoreOptions options) {
-    if (GetParam() == Kind::kInMemory) {
-      under_test_ = std::make_unique<InMemoryUnderTest>(std::move(options));
-    } else {
-      under_test_ = std::make_unique<RedisUnderTest>(server_->address(), std::move(options));
-    }
-  }
-
-  SessionStore& store() { return under_test_->store(); }
-  void Advance(absl::Duration duration) { under_test_->Advance(duration); }
 
   // Takes a lease that must be given.
   uint64_t Lease(const std::string& session_id, int64_t ttl_ms = 60'000) {
@@ -120,9 +97,6 @@ class SessionStoreTest : public ::testing::TestWithParam<Kind> {
   static std::string ReasonOf(const absl::Status& status) {
     return status::PayloadOf(status, status::kReasonPayload);
   }
-
-  static inline std::unique_ptr<RedisServer> server_;
-  std::unique_ptr<StoreUnderTest> under_test_;
 };
 
 TEST_P(SessionStoreTest, CreatedSessionIsReadBack) {
@@ -635,10 +609,10 @@ TEST_P(SessionStoreTest, CommitsRacingUnderOneLeaseMoveTheHeadOnce) {
   EXPECT_EQ(Get("s").messages_size(), 2);
 }
 
-INSTANTIATE_TEST_SUITE_P(Stores, SessionStoreTest, ::testing::Values(Kind::kInMemory, Kind::kRedis),
-                         [](const auto& info) {
-                           return info.param == Kind::kInMemory ? "InMemory" : "Redis";
-                         });
+INSTANTIATE_TEST_SUITE_P(Stores, SessionStoreTest,
+                         ::testing::Values(StoreKind::kInMemory, StoreKind::kRedis,
+                                           StoreKind::kCluster),
+                         StoreKindName);
 
 }  // namespace
 }  // namespace mneme::memory

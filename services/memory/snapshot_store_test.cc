@@ -12,36 +12,13 @@
 namespace mneme::memory {
 namespace {
 
-using ::mneme::testing::RedisServer;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 
-enum class Kind { kInMemory, kRedis };
-
-class SnapshotStoreTest : public ::testing::TestWithParam<Kind> {
+class SnapshotStoreTest : public StoreTest {
  protected:
-  static void SetUpTestSuite() {
-    auto started = RedisServer::Start({.append_fsync = "no"});
-    ASSERT_TRUE(started.ok()) << started.status();
-    server_ = *std::move(started);
-  }
-  static void TearDownTestSuite() { server_.reset(); }
-
-  void SetUp() override { UseOptions({}); }
-
-  void UseOptions(StoreOptions options) {
-    if (GetParam() == Kind::kInMemory) {
-      under_test_ = std::make_unique<InMemoryUnderTest>(std::move(options));
-    } else {
-      under_test_ = std::make_unique<RedisUnderTest>(server_->address(), std::move(options));
-    }
-  }
-
-  SessionStore& store() { return under_test_->store(); }
-  void Advance(absl::Duration duration) { under_test_->Advance(duration); }
-
   uint64_t Lease(const std::string& session_id, int64_t ttl_ms = 60'000) {
     v1::AcquireLeaseRequest request = AcquireOf(session_id);
     request.set_ttl_ms(ttl_ms);
@@ -109,9 +86,6 @@ class SnapshotStoreTest : public ::testing::TestWithParam<Kind> {
   static std::string ReasonOf(const absl::Status& status) {
     return status::PayloadOf(status, status::kReasonPayload);
   }
-
-  static inline std::unique_ptr<RedisServer> server_;
-  std::unique_ptr<StoreUnderTest> under_test_;
 };
 
 TEST_P(SnapshotStoreTest, CommittedSnapshotComesBackWhole) {
@@ -603,9 +577,9 @@ TEST_P(SnapshotStoreTest, ForgottenTenantHasNothingAndTheOthersAll) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, SnapshotStoreTest,
-                         ::testing::Values(Kind::kInMemory, Kind::kRedis), [](const auto& info) {
-                           return info.param == Kind::kInMemory ? "InMemory" : "Redis";
-                         });
+                         ::testing::Values(StoreKind::kInMemory, StoreKind::kRedis,
+                                           StoreKind::kCluster),
+                         StoreKindName);
 
 }  // namespace
 }  // namespace mneme::memory

@@ -1,4 +1,4 @@
-// The two stores behind one face for tests that run on both.
+// The stores behind one face for tests that run on all of them.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "services/memory/redis_session_store.h"
 #include "services/memory/store_options.h"
 #include "services/memory/tenant_keys.h"
+#include "tests/support/redis_cluster.h"
 #include "tests/support/redis_server.h"
 
 namespace mneme::memory {
@@ -65,6 +66,66 @@ class RedisUnderTest final : public StoreUnderTest {
   const crypto::Key master_key_ = crypto::Key::Random();
   TenantKeys keys_{client_, master_key_, "(the test's own key)"};
   RedisSessionStore store_;
+};
+
+enum class StoreKind { kInMemory, kRedis, kCluster };
+
+inline std::string StoreKindName(const ::testing::TestParamInfo<StoreKind>& info) {
+  switch (info.param) {
+    case StoreKind::kInMemory:
+      return "InMemory";
+    case StoreKind::kRedis:
+      return "Redis";
+    case StoreKind::kCluster:
+      return "Cluster";
+  }
+  return "";
+}
+
+// A suite that runs on every store. Servers are started when a test first needs them, once for the
+// suite; stores are emptied before each test.
+class StoreTest : public ::testing::TestWithParam<StoreKind> {
+ protected:
+  static void TearDownTestSuite() {
+    server_.reset();
+    cluster_.reset();
+  }
+
+  void SetUp() override { UseOptions({}); }
+
+  void UseOptions(StoreOptions options) {
+    under_test_.reset();
+    switch (GetParam()) {
+      case StoreKind::kInMemory:
+        under_test_ = std::make_unique<InMemoryUnderTest>(std::move(options));
+        return;
+      case StoreKind::kRedis:
+        if (server_ == nullptr) {
+          auto started = testing::RedisServer::Start({.append_fsync = "no"});
+          ASSERT_TRUE(started.ok()) << started.status();
+          server_ = *std::move(started);
+        }
+        under_test_ = std::make_unique<RedisUnderTest>(server_->address(), std::move(options));
+        return;
+      case StoreKind::kCluster:
+        if (cluster_ == nullptr) {
+          auto started = testing::RedisCluster::Start({.has_replicas = false});
+          ASSERT_TRUE(started.ok()) << started.status();
+          cluster_ = *std::move(started);
+        }
+        under_test_ = std::make_unique<RedisUnderTest>(
+            redis::Options{.mode = redis::Mode::kCluster, .address = cluster_->server(0).address()},
+            std::move(options));
+        return;
+    }
+  }
+
+  SessionStore& store() { return under_test_->store(); }
+  void Advance(absl::Duration duration) { under_test_->Advance(duration); }
+
+  static inline std::unique_ptr<testing::RedisServer> server_;
+  static inline std::unique_ptr<testing::RedisCluster> cluster_;
+  std::unique_ptr<StoreUnderTest> under_test_;
 };
 
 inline absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
