@@ -21,12 +21,13 @@ void AddChatOptions(Arguments& arguments, ChatSettings* settings) {
   arguments.Option("system", "TEXT", &settings->system, "system message, at the beginning");
   arguments.Option("policy", "POLICY", &settings->policy,
                    "memory policy: full, or window:SINKS,RECENT (tokens), e.g. window:4,1024");
-  arguments.Option("temperature", "T", &settings->temperature, "0 is greedy (default 0.6)");
+  arguments.Option("temperature", "T", &settings->temperature, "0 is greedy (default 0.3)");
   arguments.Option("top-k", "N", &settings->top_k, "draw from the N likeliest tokens");
   arguments.Option("top-p", "P", &settings->top_p, "draw from the likeliest that make up P (0.9)");
   arguments.Option("min-p", "P", &settings->min_p,
                    "drop tokens below P times the likeliest (0.05)");
-  arguments.Option("repetition-penalty", "R", &settings->repetition_penalty, "1: none");
+  arguments.Option("repetition-penalty", "R", &settings->repetition_penalty,
+                   "1: none (default 1.1)");
   arguments.Option("seed", "N", &settings->seed, "the same seed gives the same answer");
   arguments.Option("max-tokens", "N", &settings->max_tokens, "longest answer");
 }

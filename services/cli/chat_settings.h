@@ -17,7 +17,7 @@ struct ChatSettings {
   std::string system;
   std::string policy;  // "full", "window:4,1024"; "": the server's choice
   // The API's own default is the model's plain distribution, from which small models stray.
-  std::optional<double> temperature = 0.6, top_p = 0.9, min_p = 0.05, repetition_penalty;
+  std::optional<double> temperature = 0.3, top_p = 0.9, min_p = 0.05, repetition_penalty = 1.1;
   std::optional<int> top_k, max_tokens;
   std::optional<uint64_t> seed;
 };
