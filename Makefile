@@ -41,11 +41,13 @@ bench: build ## Prints our speed beside llama.cpp's and transformers', and all m
 
 asan: ## Runs unit and service tests under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory build PRESET=asan
-	@ctest --preset asan -L 'unit|service' -j 2 --progress
+	@deploy/setup.sh --test
+	@deploy/sanitize.sh asan
 
 tsan: ## Runs unit and service tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory build PRESET=tsan
-	@TSAN_OPTIONS=ignore_noninstrumented_modules=1 ctest --preset tsan -L 'unit|service' -j 2 --progress
+	@deploy/setup.sh --test
+	@deploy/sanitize.sh tsan
 
 clean: ## Removes all build folders (downloads in MNEME_CACHE stay)
 	@rm -rf build
