@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,6 +30,8 @@ class Reply {
   const absl::Status& status() const { return status_; }
   // Bytes of a string, or Redis' own words of an error; else "".
   const std::string& text() const { return text_; }
+  // The same, moved out of a reply that is no longer needed.
+  std::string TakeText() { return std::move(text_); }
   // Elements of an array; else empty.
   const std::vector<Reply>& elements() const { return elements_; }
 

@@ -4,6 +4,7 @@
 //   up.lock          held while `mneme up` runs; holds its process id
 //   up.json          what runs (UpState)
 //   models.json      registered models      keys.json   API keys
+//   master.key       wraps the keys that sessions are encrypted with: who loses it loses them all
 //   redis/           Redis' files and its password
 //   run/             configuration and address files of the services
 //   logs/            one file per service
@@ -30,6 +31,7 @@ class DataFolder {
   std::string state_file() const { return File("up.json"); }
   std::string models_file() const { return File("models.json"); }
   std::string keys_file() const { return File("keys.json"); }
+  std::string master_key_file() const { return File("master.key"); }
 
   // Makes the folder and those below it, for this user only. PERMISSION_DENIED or another code with
   // the reason and what to do.

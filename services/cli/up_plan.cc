@@ -1,11 +1,13 @@
 #include "services/cli/up_plan.h"
 
+#include <openssl/rand.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -22,6 +24,7 @@ namespace {
 constexpr char kLoopback[] = "127.0.0.1";
 // In this order they stop: the gateway ends its streams while all it needs is still there.
 enum StopRank { kGatewayStops, kExecutorStops, kStateStops, kRedisStops };
+constexpr int kMasterKeyBytes = 32;
 constexpr int kKillDelayMs = 5000;  // beyond a service's own grace time
 
 bool IsLoopback(absl::string_view host) {
@@ -153,8 +156,26 @@ class Planner {
     return Add("tokenizer", "mneme-tokenizer", settings, {}, kStateStops, 10'000);
   }
 
+  // Makes the data folder's master key at its first use. One that is lost is never replaced by a
+  // new one where there are sessions: the memory service notices that it opens nothing.
+  absl::StatusOr<std::string> MasterKeyFile() const {
+    const std::string path = folder_.master_key_file();
+    if (access(path.c_str(), F_OK) == 0) return path;
+    unsigned char bytes[kMasterKeyBytes];
+    if (RAND_bytes(bytes, sizeof(bytes)) != 1) {
+      return absl::InternalError("the system gives no random numbers");
+    }
+    const std::string digits = absl::BytesToHexString(
+        absl::string_view(reinterpret_cast<const char*>(bytes), sizeof(bytes)));
+    RETURN_IF_ERROR(config::WriteFileAtomically(path, digits, 0600));
+    return path;
+  }
+
   absl::Status PlanMemory() {
     memory::v1::MemoryConfig settings = config_.memory();
+    if (settings.master_key_file().empty()) {
+      ASSIGN_OR_RETURN(*settings.mutable_master_key_file(), MasterKeyFile());
+    }
     ASSIGN_OR_RETURN(memory_address_, TakePort(kLoopback, 0));
     settings.set_listen(memory_address_);
     *settings.mutable_redis() = redis_;

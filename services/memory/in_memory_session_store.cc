@@ -3,44 +3,102 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <set>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "services/memory/session_errors.h"
 #include "services/memory/session_history.h"
+#include "services/memory/snapshot_check.h"
 
 namespace mneme::memory {
+namespace {
 
-template <typename Request>
-InMemorySessionStore::Entry* InMemorySessionStore::Find(const Request& request, int64_t now_ms) {
-  const auto found = entries_.find({request.tenant(), request.session_id()});
+constexpr int kMaxSharers = 100;
+
+bool IsOver(int64_t expires_at_ms, int64_t now_ms) {
+  return expires_at_ms != 0 && expires_at_ms <= now_ms;
+}
+
+}  // namespace
+
+InMemorySessionStore::Entry* InMemorySessionStore::Find(const Key& key, int64_t now_ms) {
+  const auto found = entries_.find(key);
   if (found == entries_.end()) return nullptr;
-  if (found->second.expires_at_ms != 0 && found->second.expires_at_ms <= now_ms) {
+  if (IsOver(found->second.expires_at_ms, now_ms)) {
     entries_.erase(found);
     return nullptr;
   }
   return &found->second;
 }
 
-InMemorySessionStore::Entry& InMemorySessionStore::Make(const Key& key, int64_t now_ms) {
+absl::StatusOr<InMemorySessionStore::Entry*> InMemorySessionStore::Make(const Key& key,
+                                                                        int64_t now_ms) {
+  const int64_t limit = options_.QuotaOf(key.first).max_sessions();
+  int64_t count = 0;
+  for (const auto& [other, entry] : entries_) {
+    if (other.first == key.first && !IsOver(entry.expires_at_ms, now_ms)) ++count;
+  }
+  if (limit > 0 && count >= limit) return QuotaUsedUp("max_sessions", limit);
   Entry& entry = entries_[key];
   entry.session.set_session_id(key.second);
   entry.session.set_created_unix_ms(now_ms);
-  return entry;
+  entry.family = std::make_shared<Family>();
+  return &entry;
 }
 
-void InMemorySessionStore::Use(Entry& entry, int64_t now_ms) {
+void InMemorySessionStore::Use(const std::string& tenant, Entry& entry, int64_t now_ms) {
   entry.session.set_used_unix_ms(now_ms);
   entry.order = last_order_ = std::max(last_order_ + 1, now_ms * 1000);
-  Prolong(entry);
+  Prolong(tenant, entry);
 }
 
-void InMemorySessionStore::Prolong(Entry& entry) const {
-  const int64_t ttl_seconds =
-      entry.session.ttl_seconds() != 0 ? entry.session.ttl_seconds() : default_ttl_seconds_;
+void InMemorySessionStore::Prolong(const std::string& tenant, Entry& entry) const {
+  const int64_t ttl_seconds = entry.session.ttl_seconds() != 0 ? entry.session.ttl_seconds()
+                                                               : options_.TtlSecondsOf(tenant);
+  const bool stays = ttl_seconds == 0 || entry.session.pinned();
   entry.expires_at_ms =
-      ttl_seconds == 0
-          ? 0
-          : std::max(entry.session.used_unix_ms() + ttl_seconds * 1000, entry.lease.until_ms);
+      stays ? 0 : std::max(entry.session.used_unix_ms() + ttl_seconds * 1000, entry.lease.until_ms);
+}
+
+uint64_t InMemorySessionStore::SnapshotVersion(const Entry& entry, uint64_t version) {
+  while (version > 0 && entry.turns[version - 1]->manifest == nullptr) --version;
+  return version;
+}
+
+void InMemorySessionStore::SetVersion(Entry& entry) {
+  v1::Session& session = entry.session;
+  const uint64_t version = entry.turns.size();
+  session.set_version(version);
+  session.set_num_messages(version == 0 ? 0 : entry.turns.back()->num_messages);
+  session.set_num_tokens(version == 0 ? 0 : entry.turns.back()->num_tokens);
+  const uint64_t at = SnapshotVersion(entry, version);
+  session.set_kv_bytes(at == 0 ? 0 : PayloadBytes(*entry.turns[at - 1]->manifest));
+}
+
+int64_t InMemorySessionStore::KvBytes(const std::string& tenant) {
+  std::set<const Family*> seen;
+  int64_t bytes = 0;
+  for (const auto& [key, entry] : entries_) {
+    if (key.first != tenant || !seen.insert(entry.family.get()).second) continue;
+    for (const auto& [digest, chunk] : entry.family->chunks) {
+      if (chunk.expires_at_ms == 0) bytes += static_cast<int64_t>(chunk.payload.size());
+    }
+  }
+  return bytes;
+}
+
+absl::StatusOr<InMemorySessionStore::Entry*> InMemorySessionStore::Leased(const Key& key,
+                                                                          uint64_t lease_token,
+                                                                          int64_t now_ms) {
+  Entry* entry = Find(key, now_ms);
+  if (entry == nullptr) return NoSuchSession(key.second);
+  if (entry->lease.token != lease_token || entry->lease.until_ms <= now_ms) {
+    return LeaseLost(key.second, lease_token);
+  }
+  return entry;
 }
 
 absl::StatusOr<v1::CreateSessionResponse> InMemorySessionStore::CreateSession(
@@ -54,7 +112,7 @@ absl::StatusOr<v1::CreateSessionResponse> InMemorySessionStore::CreateSession(
       return SessionExists(request.session_id());
     }
   } else {
-    entry = &Make({request.tenant(), request.session_id()}, now_ms);
+    ASSIGN_OR_RETURN(entry, Make({request.tenant(), request.session_id()}, now_ms));
     entry->create_request_id = request.request_id();
     entry->session.set_model(request.model());
     entry->session.set_title(request.title());
@@ -62,7 +120,7 @@ absl::StatusOr<v1::CreateSessionResponse> InMemorySessionStore::CreateSession(
     if (request.has_memory_policy()) {
       *entry->session.mutable_memory_policy() = request.memory_policy();
     }
-    Use(*entry, now_ms);
+    Use(request.tenant(), *entry, now_ms);
   }
   *response.mutable_session() = entry->session;
   return response;
@@ -75,8 +133,8 @@ absl::StatusOr<v1::GetSessionResponse> InMemorySessionStore::GetSession(
   const Entry* entry = Find(request, absl::ToUnixMillis(clock_.Now()));
   if (entry == nullptr) return NoSuchSession(request.session_id());
   *response.mutable_session() = entry->session;
-  for (const StoredTurn& stored : entry->turns) {
-    AppendTurn(v1::Turn(stored.turn),
+  for (const auto& stored : entry->turns) {
+    AppendTurn(v1::Turn(stored->turn),
                {.messages = request.with_messages(), .tokens = request.with_tokens()}, &response);
   }
   return response;
@@ -94,7 +152,7 @@ absl::StatusOr<v1::ListSessionsResponse> InMemorySessionStore::ListSessions(
   std::map<int64_t, const Entry*, std::greater<>> by_order;
   for (const auto& [key, entry] : entries_) {
     if (key.first != request.tenant() || entry.order >= before) continue;
-    if (entry.expires_at_ms != 0 && entry.expires_at_ms <= now_ms) continue;
+    if (IsOver(entry.expires_at_ms, now_ms)) continue;
     if (!request.model().empty() && entry.session.model() != request.model()) continue;
     by_order[entry.order] = &entry;
   }
@@ -132,7 +190,7 @@ absl::StatusOr<v1::AcquireLeaseResponse> InMemorySessionStore::AcquireLease(
     const auto version = entry->versions_by_request_id.find(request.request_id());
     if (version != entry->versions_by_request_id.end()) {
       *response.mutable_session() = entry->session;
-      *response.mutable_committed() = entry->turns[version->second - 1].turn;
+      *response.mutable_committed() = entry->turns[version->second - 1]->turn;
       return response;
     }
   }
@@ -151,7 +209,7 @@ absl::StatusOr<v1::AcquireLeaseResponse> InMemorySessionStore::AcquireLease(
     }
   }
   if (entry == nullptr) {
-    entry = &Make({request.tenant(), request.session_id()}, now_ms);
+    ASSIGN_OR_RETURN(entry, Make({request.tenant(), request.session_id()}, now_ms));
     entry->session.set_model(request.model());
   }
   last_lease_token_ =
@@ -160,12 +218,14 @@ absl::StatusOr<v1::AcquireLeaseResponse> InMemorySessionStore::AcquireLease(
                   .holder = request.holder(),
                   .request_id = request.request_id(),
                   .until_ms = now_ms + request.ttl_ms()};
-  Use(*entry, now_ms);
+  Use(request.tenant(), *entry, now_ms);
   response.set_lease_token(last_lease_token_);
+  response.set_executor(entry->executor);
+  response.set_snapshot_version(SnapshotVersion(*entry, entry->turns.size()));
   *response.mutable_session() = entry->session;
   if (request.with_history()) {
-    for (const StoredTurn& stored : entry->turns) {
-      AppendTurn(v1::Turn(stored.turn), {.messages = true, .tokens = true}, &response);
+    for (const auto& stored : entry->turns) {
+      AppendTurn(v1::Turn(stored->turn), {.messages = true, .tokens = true}, &response);
     }
   }
   return response;
@@ -181,7 +241,7 @@ absl::StatusOr<v1::RenewLeaseResponse> InMemorySessionStore::RenewLease(
     return LeaseLost(request.session_id(), request.lease_token());
   }
   entry->lease.until_ms = now_ms + request.ttl_ms();
-  Prolong(*entry);
+  Prolong(request.tenant(), *entry);
   return v1::RenewLeaseResponse();
 }
 
@@ -207,29 +267,437 @@ absl::StatusOr<v1::CommitTurnResponse> InMemorySessionStore::CommitTurn(
       known != entry->versions_by_request_id.end()) {
     response.set_version(known->second);
   } else if (parent < session.version() &&
-             entry->turns[parent].lease_token == request.lease_token() &&
-             TurnPayload(entry->turns[parent].turn) == TurnPayload(turn)) {
+             entry->turns[parent]->lease_token == request.lease_token() &&
+             TurnPayload(entry->turns[parent]->turn) == TurnPayload(turn)) {
     response.set_version(parent + 1);
   } else if (entry->lease.token != request.lease_token() || entry->lease.until_ms <= now_ms) {
     return LeaseLost(request.session_id(), request.lease_token());
   } else if (parent != session.version()) {
     return StaleVersion(request.session_id(), parent, session.version());
   } else {
-    session.set_version(parent + 1);
-    session.set_num_messages(session.num_messages() + turn.messages_size());
-    session.set_num_tokens((turn.replaces_tokens() ? 0 : session.num_tokens()) +
-                           turn.token_ids_size());
-    StoredTurn& stored = entry->turns.emplace_back(StoredTurn{turn, request.lease_token()});
-    stored.turn.set_version(session.version());
-    stored.turn.set_committed_unix_ms(now_ms);
+    auto stored = std::make_shared<StoredTurn>(StoredTurn{
+        .turn = turn,
+        .lease_token = request.lease_token(),
+        .num_messages = session.num_messages() + turn.messages_size(),
+        .num_tokens = (turn.replaces_tokens() ? 0 : session.num_tokens()) + turn.token_ids_size()});
+    stored->turn.set_version(parent + 1);
+    stored->turn.set_committed_unix_ms(now_ms);
+    stored->turn.clear_snapshot_tokens();
+    if (!request.snapshot_id().empty()) {
+      const absl::string_view reason = Attach(*entry, request, now_ms, *stored);
+      response.set_snapshot_lost_reason(std::string(reason));
+    }
+    entry->turns.push_back(std::move(stored));
+    entry->executor = request.executor();
+    SetVersion(*entry);
     if (!turn.request_id().empty()) {
       entry->versions_by_request_id[turn.request_id()] = session.version();
     }
-    Use(*entry, now_ms);
+    Use(request.tenant(), *entry, now_ms);
     response.set_version(session.version());
+  }
+  // Also of a turn that was committed before.
+  if (!request.snapshot_id().empty() && response.snapshot_lost_reason().empty() &&
+      entry->turns[response.version() - 1]->manifest == nullptr) {
+    response.set_snapshot_lost_reason(std::string(kStagedIsGone));
   }
   if (request.release() && entry->lease.token == request.lease_token()) entry->lease = {};
   return response;
+}
+
+absl::string_view InMemorySessionStore::Attach(Entry& entry, const v1::CommitTurnRequest& request,
+                                               int64_t now_ms, StoredTurn& turn) {
+  Family& family = *entry.family;
+  const auto found = family.staged.find(request.snapshot_id());
+  if (found == family.staged.end()) return kStagedIsGone;
+  // Attached or not, it can be of no other turn.
+  const Staged staged = std::move(found->second);
+  family.staged.erase(found);
+  if (IsOver(staged.expires_at_ms, now_ms)) return kStagedIsGone;
+  if (staged.lease_token != request.lease_token()) return kStagedUnderOtherLease;
+  for (const snapshot::v1::Chunk& chunk : staged.manifest->chunks()) {
+    const auto stored = family.chunks.find(chunk.digest());
+    if (stored == family.chunks.end() || IsOver(stored->second.expires_at_ms, now_ms)) {
+      return kStagedChunksAreGone;
+    }
+  }
+  for (const snapshot::v1::Chunk& chunk : staged.manifest->chunks()) {
+    family.chunks[chunk.digest()].expires_at_ms = 0;
+  }
+  turn.manifest = staged.manifest;
+  turn.turn.set_snapshot_tokens(turn.manifest->num_tokens());
+  return "";
+}
+
+// Chunks go into the family as they come, and live on only if a turn lists them.
+class InMemorySessionStore::Staging final : public SnapshotStaging {
+ public:
+  Staging(InMemorySessionStore& store, const v1::StageSnapshotRequest::Header& header)
+      : store_(store), key_(header.tenant(), header.session_id()), token_(header.lease_token()) {}
+
+  absl::Status Add(v1::ChunkPayload chunk) override {
+    ASSIGN_OR_RETURN(std::string digest, DigestOf(chunk));
+    chunk.mutable_chunk()->set_digest(digest);
+    sent_.Add(chunk.chunk());
+    const int64_t now_ms = absl::ToUnixMillis(store_.clock_.Now());
+    sync::MutexLock lock(store_.mutex_);
+    ASSIGN_OR_RETURN(Entry * entry, store_.Leased(key_, token_, now_ms));
+    const auto size = static_cast<int64_t>(chunk.payload().size());
+    StoredChunk& stored = entry->family->chunks[digest];
+    const bool is_new = stored.payload.empty() || IsOver(stored.expires_at_ms, now_ms);
+    const int64_t limit = store_.options_.QuotaOf(key_.first).max_kv_bytes();
+    if (is_new && limit > 0 && store_.KvBytes(key_.first) + new_bytes_ + size > limit) {
+      entry->family->chunks.erase(digest);
+      return QuotaUsedUp("max_kv_bytes", limit);
+    }
+    if (is_new) {
+      stored.payload = std::move(*chunk.mutable_payload());
+      new_bytes_ += size;
+    }
+    if (is_new || stored.expires_at_ms != 0) stored.expires_at_ms = ExpiryFrom(now_ms);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<v1::StageSnapshotResponse> Finish(snapshot::v1::Manifest manifest) override {
+    const int64_t now_ms = absl::ToUnixMillis(store_.clock_.Now());
+    RETURN_IF_ERROR(sent_.Complete(now_ms, &manifest));
+    v1::StageSnapshotResponse response;
+    sync::MutexLock lock(store_.mutex_);
+    ASSIGN_OR_RETURN(Entry * entry, store_.Leased(key_, token_, now_ms));
+    Family& family = *entry->family;
+    for (int i = 0; i < manifest.chunks_size(); ++i) {
+      const auto found = family.chunks.find(manifest.chunks(i).digest());
+      if (found == family.chunks.end() || IsOver(found->second.expires_at_ms, now_ms)) {
+        return UnknownChunk(i);
+      }
+    }
+    response.set_snapshot_id(absl::StrFormat("%016x", ++store_.last_snapshot_id_));
+    response.set_bytes_stored(new_bytes_);
+    *response.mutable_manifest() = manifest;
+    family.staged[response.snapshot_id()] = {
+        .lease_token = token_,
+        .manifest = std::make_shared<const snapshot::v1::Manifest>(std::move(manifest)),
+        .expires_at_ms = ExpiryFrom(now_ms)};
+    return response;
+  }
+
+ private:
+  int64_t ExpiryFrom(int64_t now_ms) const {
+    return now_ms + absl::ToInt64Milliseconds(store_.options_.orphan_age);
+  }
+
+  InMemorySessionStore& store_;
+  const Key key_;
+  const uint64_t token_;
+  SentChunks sent_;
+  int64_t new_bytes_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<SnapshotStaging>> InMemorySessionStore::StageSnapshot(
+    const v1::StageSnapshotRequest::Header& header, absl::Time) {
+  sync::MutexLock lock(mutex_);
+  RETURN_IF_ERROR(Leased({header.tenant(), header.session_id()}, header.lease_token(),
+                         absl::ToUnixMillis(clock_.Now()))
+                      .status());
+  return std::make_unique<Staging>(*this, header);
+}
+
+absl::Status InMemorySessionStore::FetchSnapshot(const v1::FetchSnapshotRequest& request,
+                                                 const FetchSink& sink, absl::Time) {
+  std::vector<v1::FetchSnapshotResponse> parts(1);
+  {
+    sync::MutexLock lock(mutex_);
+    const Entry* entry = Find(request, absl::ToUnixMillis(clock_.Now()));
+    if (entry == nullptr) return NoSuchSession(request.session_id());
+    if (request.version() > entry->turns.size()) {
+      return absl::NotFoundError(NoSuchVersion(request.session_id(), request.version()).message());
+    }
+    const uint64_t version =
+        SnapshotVersion(*entry, request.version() == 0 ? entry->turns.size() : request.version());
+    if (version == 0) return NoSnapshot(request.session_id());
+    const snapshot::v1::Manifest& manifest = *entry->turns[version - 1]->manifest;
+    parts[0].mutable_found()->set_version(version);
+    *parts[0].mutable_found()->mutable_manifest() = manifest;
+    std::vector<int> positions(request.chunks().begin(), request.chunks().end());
+    for (const int position : positions) {
+      if (position < 0 || position >= manifest.chunks_size()) {
+        return status::InvalidField(
+            "chunks", absl::StrCat("the manifest has no chunk at this position: ", position));
+      }
+    }
+    for (int i = 0; positions.empty() && i < manifest.chunks_size(); ++i) {
+      parts.emplace_back().mutable_chunk()->set_index(i);
+    }
+    for (const int position : positions) parts.emplace_back().mutable_chunk()->set_index(position);
+    for (size_t i = 1; i < parts.size(); ++i) {
+      auto* chunk = parts[i].mutable_chunk();
+      chunk->set_payload(
+          entry->family->chunks.at(manifest.chunks(chunk->index()).digest()).payload);
+      chunk->set_tier("redis");
+    }
+  }
+  if (request.manifest_only()) parts.resize(1);
+  for (v1::FetchSnapshotResponse& part : parts) RETURN_IF_ERROR(sink(std::move(part)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::ForkSessionResponse> InMemorySessionStore::ForkSession(
+    const v1::ForkSessionRequest& request, absl::Time) {
+  const int64_t now_ms = absl::ToUnixMillis(clock_.Now());
+  v1::ForkSessionResponse response;
+  sync::MutexLock lock(mutex_);
+  const Entry* source = Find(request, now_ms);
+  if (source == nullptr) return NoSuchSession(request.session_id());
+  const uint64_t head = source->turns.size();
+  const uint64_t version = request.has_version() ? request.version() : head;
+  if (version > head) return NoSuchVersion(request.session_id(), version);
+  const Key new_key = {request.tenant(), request.new_session_id()};
+  Entry* entry = Find(new_key, now_ms);
+  if (entry != nullptr) {
+    const bool is_same = !request.request_id().empty() && entry->family == source->family &&
+                         entry->create_request_id == request.request_id();
+    if (!is_same) return SessionExists(request.new_session_id());
+    *response.mutable_session() = entry->session;
+    return response;
+  }
+  ASSIGN_OR_RETURN(entry, Make(new_key, now_ms));
+  entry->family = source->family;
+  entry->create_request_id = request.request_id();
+  entry->turns.assign(source->turns.begin(), source->turns.begin() + static_cast<int64_t>(version));
+  if (version == head) entry->executor = source->executor;
+  v1::Session& session = entry->session;
+  session.set_model(source->session.model());
+  session.set_title(request.title().empty() ? source->session.title() : request.title());
+  if (source->session.has_memory_policy()) {
+    *session.mutable_memory_policy() = source->session.memory_policy();
+  }
+  session.set_ttl_seconds(source->session.ttl_seconds());
+  session.set_parent_session(request.session_id());
+  session.set_parent_session_version(version);
+  SetVersion(*entry);
+  Use(request.tenant(), *entry, now_ms);
+  *response.mutable_session() = session;
+  return response;
+}
+
+absl::StatusOr<v1::RewindSessionResponse> InMemorySessionStore::RewindSession(
+    const v1::RewindSessionRequest& request, absl::Time) {
+  const int64_t now_ms = absl::ToUnixMillis(clock_.Now());
+  v1::RewindSessionResponse response;
+  sync::MutexLock lock(mutex_);
+  Entry* entry = Find(request, now_ms);
+  if (entry == nullptr) return NoSuchSession(request.session_id());
+  if (entry->lease.token != 0 && entry->lease.until_ms > now_ms) {
+    return SessionBusy(request.session_id(), entry->lease.holder,
+                       absl::Milliseconds(entry->lease.until_ms - now_ms));
+  }
+  if (request.version() > entry->turns.size()) {
+    return NoSuchVersion(request.session_id(), request.version());
+  }
+  if (request.version() < entry->turns.size()) {
+    for (size_t i = request.version(); i < entry->turns.size(); ++i) {
+      entry->versions_by_request_id.erase(entry->turns[i]->turn.request_id());
+    }
+    entry->turns.resize(request.version());
+    // Whoever had a lease that ran out computed a turn that does not exist any more.
+    entry->lease = {};
+    entry->executor.clear();
+    SetVersion(*entry);
+  }
+  Use(request.tenant(), *entry, now_ms);
+  *response.mutable_session() = entry->session;
+  return response;
+}
+
+absl::StatusOr<v1::DescribeSessionResponse> InMemorySessionStore::DescribeSession(
+    const v1::DescribeSessionRequest& request, absl::Time) {
+  const int64_t now_ms = absl::ToUnixMillis(clock_.Now());
+  v1::DescribeSessionResponse response;
+  sync::MutexLock lock(mutex_);
+  const Entry* entry = Find(request, now_ms);
+  if (entry == nullptr) return NoSuchSession(request.session_id());
+  *response.mutable_session() = entry->session;
+  response.set_leased(entry->lease.token != 0 && entry->lease.until_ms > now_ms);
+  response.set_executor(entry->executor);
+  std::map<std::string, int64_t> all;  // bytes, by digest
+  std::set<std::string> before;
+  for (const auto& stored : entry->turns) {
+    auto* version = response.add_versions();
+    version->set_version(stored->turn.version());
+    version->set_committed_unix_ms(stored->turn.committed_unix_ms());
+    version->set_num_tokens(stored->num_tokens);
+    version->set_request_id(stored->turn.request_id());
+    std::set<std::string> listed;
+    int64_t own_bytes = 0;
+    if (stored->manifest != nullptr) {
+      version->set_snapshot_tokens(stored->manifest->num_tokens());
+      version->set_snapshot_bytes(PayloadBytes(*stored->manifest));
+      for (const snapshot::v1::Chunk& chunk : stored->manifest->chunks()) {
+        all[chunk.digest()] = chunk.num_bytes();
+        const bool is_new = listed.insert(chunk.digest()).second;
+        if (is_new && before.count(chunk.digest()) == 0) own_bytes += chunk.num_bytes();
+      }
+    }
+    version->set_own_bytes(own_bytes);
+    before = std::move(listed);
+  }
+  std::set<std::string> shared;
+  for (const auto& [key, other] : entries_) {
+    if (&other == entry || other.family != entry->family || IsOver(other.expires_at_ms, now_ms)) {
+      continue;
+    }
+    bool shares = false;
+    for (const auto& stored : other.turns) {
+      shares = shares ||
+               std::find(entry->turns.begin(), entry->turns.end(), stored) != entry->turns.end();
+      if (stored->manifest == nullptr) continue;
+      for (const auto& chunk : stored->manifest->chunks()) shared.insert(chunk.digest());
+    }
+    if (shares && response.shares_with_size() < kMaxSharers) response.add_shares_with(key.second);
+  }
+  int64_t shared_bytes = 0;
+  for (const auto& [digest, bytes] : all) {
+    (*response.mutable_bytes_by_tier())["redis"] += bytes;
+    if (shared.count(digest) > 0) shared_bytes += bytes;
+  }
+  response.set_shared_bytes(shared_bytes);
+  return response;
+}
+
+absl::StatusOr<v1::UpdateSessionResponse> InMemorySessionStore::UpdateSession(
+    const v1::UpdateSessionRequest& request, absl::Time) {
+  v1::UpdateSessionResponse response;
+  sync::MutexLock lock(mutex_);
+  Entry* entry = Find(request, absl::ToUnixMillis(clock_.Now()));
+  if (entry == nullptr) return NoSuchSession(request.session_id());
+  if (request.has_title()) entry->session.set_title(request.title());
+  if (request.has_ttl_seconds()) entry->session.set_ttl_seconds(request.ttl_seconds());
+  if (request.has_pinned()) entry->session.set_pinned(request.pinned());
+  if (request.has_memory_policy()) {
+    *entry->session.mutable_memory_policy() = request.memory_policy();
+  }
+  Prolong(request.tenant(), *entry);
+  *response.mutable_session() = entry->session;
+  return response;
+}
+
+absl::StatusOr<v1::ForgetTenantResponse> InMemorySessionStore::ForgetTenant(
+    const v1::ForgetTenantRequest& request, absl::Time) {
+  sync::MutexLock lock(mutex_);
+  v1::ForgetTenantResponse response;
+  response.set_sessions(static_cast<int64_t>(std::erase_if(
+      entries_, [&](const auto& item) { return item.first.first == request.tenant(); })));
+  return response;
+}
+
+absl::StatusOr<WholeSession> InMemorySessionStore::ReadSession(const std::string& tenant,
+                                                               const std::string& session_id,
+                                                               absl::Time) {
+  sync::MutexLock lock(mutex_);
+  const Entry* entry = Find(Key{tenant, session_id}, absl::ToUnixMillis(clock_.Now()));
+  if (entry == nullptr) return NoSuchSession(session_id);
+  WholeSession whole{.session = entry->session};
+  for (const auto& stored : entry->turns) {
+    WholeSession::Turn& turn = whole.turns.emplace_back();
+    turn.turn = stored->turn;
+    turn.turn.clear_snapshot_tokens();
+    if (stored->manifest != nullptr) turn.manifest = *stored->manifest;
+  }
+  return whole;
+}
+
+class InMemorySessionStore::Import final : public SessionImport {
+ public:
+  Import(InMemorySessionStore& store, std::string tenant)
+      : store_(store), tenant_(std::move(tenant)) {}
+
+  absl::Status Add(v1::ChunkPayload chunk) override {
+    ASSIGN_OR_RETURN(std::string digest, DigestOf(chunk));
+    bytes_ += static_cast<int64_t>(chunk.payload().size());
+    chunks_[std::move(digest)] = {.payload = std::move(*chunk.mutable_payload())};
+    const int64_t limit = store_.options_.QuotaOf(tenant_).max_kv_bytes();
+    sync::MutexLock lock(store_.mutex_);
+    if (limit == 0 || store_.KvBytes(tenant_) + bytes_ <= limit) return absl::OkStatus();
+    return QuotaUsedUp("max_kv_bytes", limit);
+  }
+
+  absl::StatusOr<v1::Session> Finish(WholeSession whole) override {
+    std::vector<std::shared_ptr<const StoredTurn>> turns;
+    std::map<std::string, uint64_t> versions_by_request_id;
+    int32_t num_messages = 0;
+    int64_t num_tokens = 0;
+    for (WholeSession::Turn& turn : whole.turns) {
+      num_messages += turn.turn.messages_size();
+      num_tokens = (turn.turn.replaces_tokens() ? 0 : num_tokens) + turn.turn.token_ids_size();
+      auto stored = std::make_shared<StoredTurn>(
+          StoredTurn{.turn = turn.turn, .num_messages = num_messages, .num_tokens = num_tokens});
+      if (turn.manifest.has_value()) {
+        for (const snapshot::v1::Chunk& chunk : turn.manifest->chunks()) {
+          if (chunks_.count(chunk.digest()) > 0) continue;
+          return absl::DataLossError("the session file lists a chunk that it does not hold");
+        }
+        stored->turn.set_snapshot_tokens(turn.manifest->num_tokens());
+        stored->manifest = std::make_shared<const snapshot::v1::Manifest>(*turn.manifest);
+      }
+      if (!turn.turn.request_id().empty()) {
+        versions_by_request_id[turn.turn.request_id()] = turn.turn.version();
+      }
+      turns.push_back(std::move(stored));
+    }
+    const int64_t now_ms = absl::ToUnixMillis(store_.clock_.Now());
+    const Key key = {tenant_, whole.session.session_id()};
+    sync::MutexLock lock(store_.mutex_);
+    if (store_.Find(key, now_ms) != nullptr) return SessionExists(key.second);
+    ASSIGN_OR_RETURN(Entry * entry, store_.Make(key, now_ms));
+    entry->session = whole.session;
+    entry->session.clear_parent_session();
+    entry->session.clear_parent_session_version();
+    entry->turns = std::move(turns);
+    entry->versions_by_request_id = std::move(versions_by_request_id);
+    entry->family->chunks = std::move(chunks_);
+    SetVersion(*entry);
+    store_.Use(tenant_, *entry, now_ms);
+    return entry->session;
+  }
+
+ private:
+  InMemorySessionStore& store_;
+  const std::string tenant_;
+  std::map<std::string, StoredChunk> chunks_;
+  int64_t bytes_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<SessionImport>> InMemorySessionStore::ImportSession(
+    const std::string& tenant, absl::Time) {
+  return std::make_unique<Import>(*this, tenant);
+}
+
+absl::Status InMemorySessionStore::Sweep(absl::Time) {
+  const int64_t now_ms = absl::ToUnixMillis(clock_.Now());
+  sync::MutexLock lock(mutex_);
+  std::erase_if(entries_,
+                [&](const auto& item) { return IsOver(item.second.expires_at_ms, now_ms); });
+  std::map<Family*, std::set<std::string>> listed;
+  const auto list = [](const snapshot::v1::Manifest& manifest, std::set<std::string>& digests) {
+    for (const snapshot::v1::Chunk& chunk : manifest.chunks()) digests.insert(chunk.digest());
+  };
+  for (const auto& [key, entry] : entries_) {
+    std::set<std::string>& digests = listed[entry.family.get()];
+    for (const auto& stored : entry.turns) {
+      if (stored->manifest != nullptr) list(*stored->manifest, digests);
+    }
+  }
+  for (auto& [family, digests] : listed) {
+    std::erase_if(family->staged,
+                  [&](const auto& item) { return IsOver(item.second.expires_at_ms, now_ms); });
+    for (const auto& [id, staged] : family->staged) list(*staged.manifest, digests);
+    std::erase_if(family->chunks, [&, &digests = digests](const auto& item) {
+      const bool waits =
+          item.second.expires_at_ms != 0 && !IsOver(item.second.expires_at_ms, now_ms);
+      return !waits && digests.count(item.first) == 0;
+    });
+  }
+  return absl::OkStatus();
 }
 
 absl::Status InMemorySessionStore::CheckReady(absl::Time) { return absl::OkStatus(); }

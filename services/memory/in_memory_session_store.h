@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,16 +12,16 @@
 #include "common/clock/clock.h"
 #include "common/sync/mutex.h"
 #include "services/memory/session_store.h"
+#include "services/memory/store_options.h"
 
 namespace mneme::memory {
 
 // Thread-safe; deadlines are met by never waiting.
 class InMemorySessionStore final : public SessionStore {
  public:
-  // `clock` must outlive the store. `default_ttl_seconds` is that of sessions without one of their
-  // own; 0: they stay for ever.
-  InMemorySessionStore(const clock::Clock& clock, int64_t default_ttl_seconds)
-      : clock_(clock), default_ttl_seconds_(default_ttl_seconds) {}
+  // `clock` must outlive the store.
+  InMemorySessionStore(const clock::Clock& clock, StoreOptions options)
+      : clock_(clock), options_(std::move(options)) {}
 
   absl::StatusOr<v1::CreateSessionResponse> CreateSession(const v1::CreateSessionRequest& request,
                                                           absl::Time deadline) override;
@@ -38,41 +39,99 @@ class InMemorySessionStore final : public SessionStore {
                                                         absl::Time deadline) override;
   absl::StatusOr<v1::CommitTurnResponse> CommitTurn(const v1::CommitTurnRequest& request,
                                                     absl::Time deadline) override;
+  absl::StatusOr<std::unique_ptr<SnapshotStaging>> StageSnapshot(
+      const v1::StageSnapshotRequest::Header& header, absl::Time deadline) override;
+  absl::Status FetchSnapshot(const v1::FetchSnapshotRequest& request, const FetchSink& sink,
+                             absl::Time deadline) override;
+  absl::StatusOr<v1::ForkSessionResponse> ForkSession(const v1::ForkSessionRequest& request,
+                                                      absl::Time deadline) override;
+  absl::StatusOr<v1::RewindSessionResponse> RewindSession(const v1::RewindSessionRequest& request,
+                                                          absl::Time deadline) override;
+  absl::StatusOr<v1::DescribeSessionResponse> DescribeSession(
+      const v1::DescribeSessionRequest& request, absl::Time deadline) override;
+  absl::StatusOr<v1::UpdateSessionResponse> UpdateSession(const v1::UpdateSessionRequest& request,
+                                                          absl::Time deadline) override;
+  absl::StatusOr<v1::ForgetTenantResponse> ForgetTenant(const v1::ForgetTenantRequest& request,
+                                                        absl::Time deadline) override;
+  absl::StatusOr<WholeSession> ReadSession(const std::string& tenant, const std::string& session_id,
+                                           absl::Time deadline) override;
+  absl::StatusOr<std::unique_ptr<SessionImport>> ImportSession(const std::string& tenant,
+                                                               absl::Time deadline) override;
+  absl::Status Sweep(absl::Time deadline) override;
   absl::Status CheckReady(absl::Time deadline) override;
 
  private:
+  class Staging;
+  class Import;
+
   struct Lease {
     uint64_t token = 0;  // 0: nobody has it
     std::string holder;
     std::string request_id;
     int64_t until_ms = 0;
   };
+  // Shared between forks; never changes.
   struct StoredTurn {
     v1::Turn turn;
-    uint64_t lease_token;
+    uint64_t lease_token = 0;
+    int32_t num_messages = 0;  // of the session after the turn
+    int64_t num_tokens = 0;
+    std::shared_ptr<const snapshot::v1::Manifest> manifest;  // null: it has no snapshot
+  };
+  struct StoredChunk {
+    std::string payload;
+    int64_t expires_at_ms = 0;  // 0: a turn lists it, or did
+  };
+  struct Staged {
+    uint64_t lease_token = 0;
+    std::shared_ptr<const snapshot::v1::Manifest> manifest;
+    int64_t expires_at_ms = 0;
+  };
+  // What a session shares with its forks and theirs; gone with the last of them.
+  struct Family {
+    std::map<std::string, StoredChunk> chunks;  // by digest
+    std::map<std::string, Staged> staged;
   };
   struct Entry {
     v1::Session session;
     std::string create_request_id;
-    std::vector<StoredTurn> turns;
+    std::vector<std::shared_ptr<const StoredTurn>> turns;
     std::map<std::string, uint64_t> versions_by_request_id;
+    std::shared_ptr<Family> family;
+    std::string executor;
     Lease lease;
     int64_t expires_at_ms = 0;  // 0: never
     int64_t order = 0;          // of the last use; unique
   };
   using Key = std::pair<std::string, std::string>;  // tenant, session id
 
+  Entry* Find(const Key& key, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   template <typename Request>
-  Entry* Find(const Request& request, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Entry& Make(const Key& key, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Use(Entry& entry, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Prolong(Entry& entry) const;
+  Entry* Find(const Request& request, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return Find(Key{request.tenant(), request.session_id()}, now_ms);
+  }
+  // RESOURCE_EXHAUSTED: the tenant has as many as it may.
+  absl::StatusOr<Entry*> Make(const Key& key, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Use(const std::string& tenant, Entry& entry, int64_t now_ms)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Prolong(const std::string& tenant, Entry& entry) const;
+  // Sets what follows from the turns.
+  static void SetVersion(Entry& entry);
+  // Returns the latest version up to `version` that has a snapshot, 0 if none has.
+  static uint64_t SnapshotVersion(const Entry& entry, uint64_t version);
+  int64_t KvBytes(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Entry*> Leased(const Key& key, uint64_t lease_token, int64_t now_ms)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Attaches a staged snapshot to a turn; returns why that cannot be, "" if it was done.
+  static absl::string_view Attach(Entry& entry, const v1::CommitTurnRequest& request,
+                                  int64_t now_ms, StoredTurn& turn);
 
   const clock::Clock& clock_;
-  const int64_t default_ttl_seconds_;
+  const StoreOptions options_;
   sync::Mutex mutex_;
   std::map<Key, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_lease_token_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t last_snapshot_id_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t last_order_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

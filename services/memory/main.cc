@@ -1,6 +1,7 @@
 // mneme-memory: keeps sessions in Redis.
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -11,9 +12,15 @@
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "mneme/memory/v1/config.pb.h"
+#include "services/memory/master_key.h"
 #include "services/memory/memory_metrics.h"
+#include "services/memory/memory_plans.h"
 #include "services/memory/memory_service.h"
 #include "services/memory/redis_session_store.h"
+#include "services/memory/session_errors.h"
+#include "services/memory/store_options.h"
+#include "services/memory/sweeper.h"
+#include "services/memory/tenant_keys.h"
 
 namespace mneme::memory {
 namespace {
@@ -21,6 +28,8 @@ namespace {
 constexpr int kDefaultGraceMs = 10'000;
 // A stopped Redis must not keep the service from noticing that it is to end.
 constexpr absl::Duration kReadinessTimeout = absl::Seconds(1);
+constexpr int kDefaultSweepIntervalMs = 60'000;
+constexpr int kDefaultOrphanAgeSeconds = 600;
 
 absl::StatusOr<redis::Options> RedisOptions(const v1::RedisConfig& config) {
   if (config.address().empty()) {
@@ -47,16 +56,40 @@ absl::StatusOr<redis::Options> RedisOptions(const v1::RedisConfig& config) {
   return options;
 }
 
-absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
+absl::StatusOr<StoreOptions> OptionsOf(const v1::MemoryConfig& config) {
   if (config.default_ttl_seconds() < 0) {
     return absl::InvalidArgumentError("default_ttl_seconds is negative");
   }
+  if (config.sweep_interval_ms() < 0 || config.orphan_age_seconds() < 0) {
+    return absl::InvalidArgumentError("sweep_interval_ms or orphan_age_seconds is negative");
+  }
+  StoreOptions options{
+      .default_ttl_seconds = config.default_ttl_seconds(),
+      .orphan_age = absl::Seconds(config.orphan_age_seconds() > 0 ? config.orphan_age_seconds()
+                                                                  : kDefaultOrphanAgeSeconds),
+      .default_quota = config.default_quota()};
+  for (const auto& [tenant, quota] : config.quotas()) options.quotas[tenant] = quota;
+  return options;
+}
+
+absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
+  ASSIGN_OR_RETURN(StoreOptions options, OptionsOf(config));
   ASSIGN_OR_RETURN(redis::Options redis_options, RedisOptions(config.redis()));
   metrics::Registry registry;
   MemoryMetrics metrics(registry);
   redis::Client redis(std::move(redis_options));
-  RedisSessionStore store(redis, config.default_ttl_seconds(), metrics.redis_errors());
-  MemoryServiceImpl service(store, metrics);
+  ASSIGN_OR_RETURN(const crypto::Key master_key, LoadMasterKey(config.master_key_file()));
+  TenantKeys keys(redis, master_key, config.master_key_file());
+  // A wrong master key is not something that a running service recovers from; all else (Redis is
+  // not there yet) is the readiness check's.
+  const absl::Status opens = keys.Check(absl::Now() + kReadinessTimeout);
+  if (status::PayloadOf(opens, status::kReasonPayload) == kWrongMasterKey) return opens;
+  RedisSessionStore store(redis, keys, std::move(options), metrics.redis_errors());
+  const Sweeper sweeper(
+      store, absl::Milliseconds(config.sweep_interval_ms() > 0 ? config.sweep_interval_ms()
+                                                               : kDefaultSweepIntervalMs));
+  MemoryServiceImpl service(
+      store, MemoryPlans({config.plan_defaults().begin(), config.plan_defaults().end()}), metrics);
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
                    rpc::Server::Start({.listen = config.listen(),
                                        .tls_certificate = config.tls_certificate(),

@@ -40,6 +40,11 @@ class ServiceProcess {
   ~ServiceProcess() { End(SIGKILL); }
 
   void Start() {
+    if (config_.master_key_file().empty()) {
+      config_.set_master_key_file(folder_.File("master.key"));
+      ASSERT_TRUE(
+          config::WriteFileAtomically(config_.master_key_file(), std::string(64, 'a'), 0600).ok());
+    }
     config_.set_address_file(folder_.File("address"));
     unlink(config_.address_file().c_str());
     const std::string path = folder_.File("config.json");
@@ -138,6 +143,67 @@ class Caller {
                          return stub_->GetSession(context, GetOf(session_id), &response);
                        }),
                   response);
+  }
+
+  absl::StatusOr<v1::RewindSessionResponse> Rewind(const std::string& session_id,
+                                                   uint64_t version) {
+    v1::RewindSessionRequest request;
+    request.set_tenant("t");
+    request.set_session_id(session_id);
+    request.set_version(version);
+    v1::RewindSessionResponse response;
+    return Finish(Send(absl::Seconds(3),
+                       [&](grpc::ClientContext* context) {
+                         return stub_->RewindSession(context, request, &response);
+                       }),
+                  response);
+  }
+
+  // Stages a snapshot of these chunks; `pause` is called after half of them are sent.
+  absl::StatusOr<v1::StageSnapshotResponse> Stage(
+      const std::string& session_id, uint64_t lease_token, const std::vector<std::string>& payloads,
+      absl::Duration timeout = absl::Seconds(20), const std::function<void()>& pause = [] {}) {
+    v1::StageSnapshotResponse response;
+    return Finish(Send(timeout,
+                       [&](grpc::ClientContext* context) {
+                         const auto writer = stub_->StageSnapshot(context, &response);
+                         v1::StageSnapshotRequest part;
+                         part.mutable_header()->set_tenant("t");
+                         part.mutable_header()->set_session_id(session_id);
+                         part.mutable_header()->set_lease_token(lease_token);
+                         writer->Write(part);
+                         snapshot::v1::Manifest manifest;
+                         manifest.set_format_version(1);
+                         manifest.set_num_tokens(10);
+                         for (size_t i = 0; i < payloads.size(); ++i) {
+                           if (i == payloads.size() / 2) pause();
+                           *part.mutable_chunk() = ChunkOf(payloads[i], 10 * i);
+                           *manifest.add_chunks() = part.chunk().chunk();
+                           if (!writer->Write(part)) break;
+                         }
+                         *part.mutable_manifest() = manifest;
+                         writer->Write(part);
+                         writer->WritesDone();
+                         return writer->Finish();
+                       }),
+                  response);
+  }
+  absl::StatusOr<std::vector<std::string>> Fetch(const std::string& session_id,
+                                                 absl::Duration timeout = absl::Seconds(20)) {
+    std::vector<std::string> payloads;
+    return Finish(Send(timeout,
+                       [&](grpc::ClientContext* context) {
+                         v1::FetchSnapshotRequest request;
+                         request.set_tenant("t");
+                         request.set_session_id(session_id);
+                         const auto reader = stub_->FetchSnapshot(context, request);
+                         v1::FetchSnapshotResponse part;
+                         while (reader->Read(&part)) {
+                           if (part.has_chunk()) payloads.push_back(part.chunk().payload());
+                         }
+                         return reader->Finish();
+                       }),
+                  payloads);
   }
 
   // Asks grpc.health.v1 by its wire form: an empty request; the answer's field 1 is 1 for SERVING.
@@ -333,6 +399,180 @@ TEST(MemoryFaultTest, KilledServiceKeepsSessionsAndLeasesForItsSuccessor) {
   EXPECT_EQ(caller.Commit(CommitOf("s", token, 0, "one", "r1"))->version(), 1u);
 }
 
+std::vector<std::string> LargePayloads(int count) {
+  std::vector<std::string> payloads;
+  for (int i = 0; i < count; ++i) payloads.push_back(PayloadOf(absl::StrCat(i), 1 << 20));
+  return payloads;
+}
+
+// What staged data is worth after everything was killed between the staging and the commit: all of
+// it, since Redis had acknowledged it.
+TEST(MemoryFaultTest, SnapshotStagedBeforeRedisAndServiceAreKilledIsCommittedAfterwards) {
+  const auto redis = StartRedis();
+  ServiceProcess service(ConfigFor(redis->address()));
+  service.Start();
+  const std::vector<std::string> payloads = LargePayloads(12);
+  v1::CommitTurnRequest commit;
+  {
+    Caller caller(service.Address());
+    const auto lease = caller.Acquire(AcquireOf("s"));
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    const auto staged = caller.Stage("s", lease->lease_token(), payloads);
+    ASSERT_TRUE(staged.ok()) << staged.status();
+    commit = CommitOf("s", lease->lease_token(), 0, "x");
+    commit.set_snapshot_id(staged->snapshot_id());
+  }
+  EXPECT_EQ(service.End(SIGKILL), -SIGKILL);
+  redis->Kill();
+  ASSERT_TRUE(redis->Restart().ok());
+  service.Start();
+  Caller caller(service.Address());
+  const auto committed = caller.Commit(commit);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_EQ(committed->snapshot_lost_reason(), "");
+  redis->Kill();
+  ASSERT_TRUE(redis->Restart().ok());
+  EXPECT_LT(caller.TimeUntilServing(true), absl::Seconds(5));
+  const auto fetched = caller.Fetch("s");
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_EQ(*fetched, payloads);
+}
+
+TEST(MemoryFaultTest, RedisKilledWhileASnapshotIsOnItsWayFailsItAndTheNextTryWorks) {
+  const auto redis = StartRedis();
+  ServiceProcess service(ConfigFor(redis->address()));
+  service.Start();
+  Caller caller(service.Address());
+  const std::vector<std::string> payloads = LargePayloads(32);
+  const auto lease = caller.Acquire(AcquireOf("s"));
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  redis::Client client({.address = redis->address()});
+  const auto kill_once_chunks_are_there = [&] {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    while (client.Run({"KEYS", "*:c:*"})->elements().empty() && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    redis->Kill();
+  };
+  const absl::Status failed =
+      caller
+          .Stage("s", lease->lease_token(), payloads, absl::Seconds(20), kill_once_chunks_are_there)
+          .status();
+  EXPECT_EQ(failed.code(), absl::StatusCode::kUnavailable) << failed;
+  ASSERT_TRUE(redis->Restart().ok());
+  EXPECT_LT(caller.TimeUntilServing(true), absl::Seconds(5));
+  const auto staged = caller.Stage("s", lease->lease_token(), payloads);
+  ASSERT_TRUE(staged.ok()) << staged.status();
+  EXPECT_LT(staged->bytes_stored(), 32 << 20);  // what had been stored before is not stored again
+  v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "x");
+  commit.set_snapshot_id(staged->snapshot_id());
+  EXPECT_EQ(caller.Commit(commit)->snapshot_lost_reason(), "");
+  EXPECT_EQ(*caller.Fetch("s"), payloads);
+}
+
+TEST(MemoryFaultTest, StoppedRedisEndsAStagingInTimeAndTheTurnIsCommittedWithoutIt) {
+  const auto redis = StartRedis();
+  ServiceProcess service(ConfigFor(redis->address()));
+  service.Start();
+  Caller caller(service.Address());
+  const auto lease = caller.Acquire(AcquireOf("s"));
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  const absl::Time start = absl::Now();
+  const absl::Status stopped = caller
+                                   .Stage("s", lease->lease_token(), LargePayloads(32),
+                                          absl::Seconds(20), [&] { redis->Pause(); })
+                                   .status();
+  EXPECT_TRUE(MayRetry(stopped)) << stopped;
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  redis->Resume();
+  EXPECT_LT(caller.TimeUntilServing(true), absl::Seconds(5));
+  EXPECT_EQ(caller.Commit(CommitOf("s", lease->lease_token(), 0, "x"))->version(), 1u);
+  EXPECT_EQ(caller.Get("s")->messages_size(), 2);
+}
+
+TEST(MemoryFaultTest, LeaseThatRunsOutWhileASnapshotIsOnItsWayStagesNothing) {
+  const auto redis = StartRedis();
+  ServiceProcess service(ConfigFor(redis->address()));
+  service.Start();
+  Caller caller(service.Address());
+  v1::AcquireLeaseRequest acquire = AcquireOf("s");
+  acquire.set_ttl_ms(1000);
+  const auto lease = caller.Acquire(acquire);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  const absl::Status lost =
+      caller
+          .Stage("s", lease->lease_token(), LargePayloads(16), absl::Seconds(20),
+                 [] { absl::SleepFor(absl::Milliseconds(1100)); })
+          .status();
+  EXPECT_EQ(status::PayloadOf(lost, status::kReasonPayload), "LEASE_LOST") << lost;
+  const auto next = caller.Acquire(acquire);
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(next->snapshot_version(), 0u);
+}
+
+TEST(MemoryFaultTest, SweeperOfTheServiceRemovesWhatARewindLeft) {
+  const auto redis = StartRedis();
+  v1::MemoryConfig config = ConfigFor(redis->address());
+  config.set_sweep_interval_ms(50);
+  ServiceProcess service(config);
+  service.Start();
+  Caller caller(service.Address());
+  const auto lease = caller.Acquire(AcquireOf("s"));
+  const auto staged = caller.Stage("s", lease->lease_token(), {PayloadOf("a")});
+  ASSERT_TRUE(staged.ok()) << staged.status();
+  v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "x");
+  commit.set_snapshot_id(staged->snapshot_id());
+  commit.set_release(true);
+  ASSERT_TRUE(caller.Commit(commit).ok());
+  redis::Client client({.address = redis->address()});
+  EXPECT_EQ(client.Run({"KEYS", "*:c:*"})->elements().size(), 1u);
+  ASSERT_TRUE(caller.Rewind("s", 0).ok());
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (!client.Run({"KEYS", "*:c:*"})->elements().empty() && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(client.Run({"KEYS", "*:c:*"})->elements().size(), 0u);
+}
+
+TEST(MemoryFaultTest, OtherMasterKeyEndsTheServiceWithTheNameOfItsFile) {
+  const auto redis = StartRedis();
+  ServiceProcess service(ConfigFor(redis->address()));
+  service.Start();
+  EXPECT_TRUE(Caller(service.Address()).Acquire(AcquireOf("s")).ok());
+  EXPECT_EQ(service.End(SIGTERM), 0);
+  TempFolder folder;
+  v1::MemoryConfig config = ConfigFor(redis->address());
+  config.set_master_key_file(folder.File("other.key"));
+  ASSERT_TRUE(
+      config::WriteFileAtomically(config.master_key_file(), std::string(64, 'b'), 0600).ok());
+  ServiceProcess other(config);
+  other.Start();
+  EXPECT_EQ(other.Wait(), 1);
+  EXPECT_THAT(other.Log(), HasSubstr("other.key"));
+}
+
+TEST(MemoryFaultTest, UnusableMasterKeyFileIsToldWithWhatToDo) {
+  struct Case {
+    std::string content;
+    int mode;
+    const char* words;
+  };
+  const Case cases[] = {{std::string(64, 'a'), 0644, "chmod 600"},
+                        {std::string(31, 'a'), 0600, "32 bytes or 64 hexadecimal digits"},
+                        {std::string(63, 'a') + "x", 0600, "32 bytes or 64 hexadecimal digits"}};
+  for (const Case& bad : cases) {
+    TempFolder folder;
+    v1::MemoryConfig config = ConfigFor("127.0.0.1:1");
+    config.set_master_key_file(folder.File("the.key"));
+    ASSERT_TRUE(config::WriteFileAtomically(config.master_key_file(), bad.content, bad.mode).ok());
+    ServiceProcess service(config);
+    service.Start();
+    EXPECT_EQ(service.Wait(), 1);
+    EXPECT_THAT(service.Log(), HasSubstr(bad.words));
+    EXPECT_THAT(service.Log(), HasSubstr("the.key"));
+  }
+}
+
 TEST(MemoryFaultTest, ServiceStartsWithoutRedisAndIsReadyOnceRedisIs) {
   const auto redis = StartRedis();
   redis->Stop();
@@ -419,6 +659,8 @@ TEST(MemoryFaultTest, BadSettingsEndTheServiceWithTheirName) {
        "redis.password_file"},
       {[](v1::MemoryConfig* c) { c->mutable_redis()->set_pool_size(-1); }, "negative"},
       {[](v1::MemoryConfig* c) { c->set_default_ttl_seconds(-1); }, "default_ttl_seconds"},
+      {[](v1::MemoryConfig* c) { c->set_sweep_interval_ms(-1); }, "sweep_interval_ms"},
+      {[](v1::MemoryConfig* c) { c->set_master_key_file("/no/such"); }, "/no/such"},
   };
   for (const Case& bad : cases) {
     v1::MemoryConfig config = ConfigFor("127.0.0.1:1");

@@ -9,7 +9,11 @@ namespace mneme::memory {
 MemoryMetrics::MemoryMetrics(metrics::Registry& registry)
     : registry_(registry),
       redis_errors_(registry.AddCounter("mneme_memory_redis_errors_total",
-                                        "Calls of Redis that failed, whatever the reason.")) {
+                                        "Calls of Redis that failed, whatever the reason.")),
+      staged_bytes_(registry.AddCounter("mneme_memory_staged_bytes_total",
+                                        "Payload bytes of chunks that were stored anew.")),
+      fetched_bytes_(registry.AddCounter("mneme_memory_fetched_bytes_total",
+                                         "Payload bytes of chunks that were sent out.")) {
   // Those that dashboards ask for are there from the start, at zero.
   for (const char* outcome : {"granted", "session_busy"}) {
     registry_.AddCounter("mneme_memory_leases_total", "Tries to take a lease, by outcome.",

@@ -1,6 +1,7 @@
 // What the memory service shows of itself on /metrics.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -22,12 +23,17 @@ class MemoryMetrics {
   void CountLease(absl::string_view outcome);
   // Counts one try to commit: committed, or refused with a reason.
   void CountCommit(absl::string_view outcome);
+  // Counts payload bytes of chunks that were stored anew, and that were sent out.
+  void CountStagedBytes(int64_t bytes) { staged_bytes_.Increment(static_cast<double>(bytes)); }
+  void CountFetchedBytes(int64_t bytes) { fetched_bytes_.Increment(static_cast<double>(bytes)); }
 
   metrics::Counter& redis_errors() { return redis_errors_; }
 
  private:
   metrics::Registry& registry_;
   metrics::Counter& redis_errors_;
+  metrics::Counter& staged_bytes_;
+  metrics::Counter& fetched_bytes_;
 };
 
 // Returns the word that CountLease and CountCommit know a status by: `success` for OK, else the

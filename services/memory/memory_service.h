@@ -2,8 +2,11 @@
 // session_store.h.
 #pragma once
 
+#include <utility>
+
 #include "mneme/memory/v1/memory.grpc.pb.h"
 #include "services/memory/memory_metrics.h"
+#include "services/memory/memory_plans.h"
 #include "services/memory/session_store.h"
 
 namespace mneme::memory {
@@ -11,9 +14,9 @@ namespace mneme::memory {
 // Thread-safe; holds no state of its own.
 class MemoryServiceImpl final : public v1::MemoryService::Service {
  public:
-  // Both must outlive the service.
-  MemoryServiceImpl(SessionStore& store, MemoryMetrics& metrics)
-      : store_(store), metrics_(metrics) {}
+  // `store` and `metrics` must outlive the service.
+  MemoryServiceImpl(SessionStore& store, MemoryPlans plans, MemoryMetrics& metrics)
+      : store_(store), plans_(std::move(plans)), metrics_(metrics) {}
 
   grpc::Status CreateSession(grpc::ServerContext* context, const v1::CreateSessionRequest* request,
                              v1::CreateSessionResponse* response) override;
@@ -31,8 +34,41 @@ class MemoryServiceImpl final : public v1::MemoryService::Service {
                             v1::ReleaseLeaseResponse* response) override;
   grpc::Status CommitTurn(grpc::ServerContext* context, const v1::CommitTurnRequest* request,
                           v1::CommitTurnResponse* response) override;
+  grpc::Status StageSnapshot(grpc::ServerContext* context,
+                             grpc::ServerReader<v1::StageSnapshotRequest>* reader,
+                             v1::StageSnapshotResponse* response) override;
+  grpc::Status FetchSnapshot(grpc::ServerContext* context, const v1::FetchSnapshotRequest* request,
+                             grpc::ServerWriter<v1::FetchSnapshotResponse>* writer) override;
+  grpc::Status ForkSession(grpc::ServerContext* context, const v1::ForkSessionRequest* request,
+                           v1::ForkSessionResponse* response) override;
+  grpc::Status RewindSession(grpc::ServerContext* context, const v1::RewindSessionRequest* request,
+                             v1::RewindSessionResponse* response) override;
+  grpc::Status DescribeSession(grpc::ServerContext* context,
+                               const v1::DescribeSessionRequest* request,
+                               v1::DescribeSessionResponse* response) override;
+  grpc::Status UpdateSession(grpc::ServerContext* context, const v1::UpdateSessionRequest* request,
+                             v1::UpdateSessionResponse* response) override;
+  grpc::Status ExportSession(grpc::ServerContext* context, const v1::ExportSessionRequest* request,
+                             grpc::ServerWriter<v1::ExportSessionResponse>* writer) override;
+  grpc::Status ImportSession(grpc::ServerContext* context,
+                             grpc::ServerReader<v1::ImportSessionRequest>* reader,
+                             v1::ImportSessionResponse* response) override;
+  grpc::Status ForgetTenant(grpc::ServerContext* context, const v1::ForgetTenantRequest* request,
+                            v1::ForgetTenantResponse* response) override;
 
  private:
+  // Counts and, where it is worth it, logs a call that has ended.
+  void Note(absl::string_view name, const grpc::ServerContext& context, const absl::Status& status,
+            absl::Time start);
+  absl::StatusOr<v1::StageSnapshotResponse> Stage(
+      const grpc::ServerContext& context, grpc::ServerReader<v1::StageSnapshotRequest>& reader);
+  absl::Status Fetch(const grpc::ServerContext& context, const v1::FetchSnapshotRequest& request,
+                     grpc::ServerWriter<v1::FetchSnapshotResponse>& writer);
+  absl::Status Export(const grpc::ServerContext& context, const v1::ExportSessionRequest& request,
+                      grpc::ServerWriter<v1::ExportSessionResponse>& writer);
+  absl::StatusOr<v1::ImportSessionResponse> Import(
+      const grpc::ServerContext& context, grpc::ServerReader<v1::ImportSessionRequest>& reader);
+
   // Checks the request, runs one method of the store within the call's deadline, and counts it.
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(absl::string_view name, const grpc::ServerContext& context,
@@ -41,6 +77,7 @@ class MemoryServiceImpl final : public v1::MemoryService::Service {
                                                                                  absl::Time));
 
   SessionStore& store_;
+  const MemoryPlans plans_;
   MemoryMetrics& metrics_;
 };
 

@@ -1,6 +1,7 @@
 // The service through its real stub: bad requests, error details, metrics.
 #include "services/memory/memory_service.h"
 
+#include "absl/strings/str_cat.h"
 #include "common/clock/clock.h"
 #include "common/rpc/client.h"
 #include "common/rpc/grpc_status.h"
@@ -49,6 +50,40 @@ class MemoryServiceTest : public ::testing::Test {
     return Call(&v1::MemoryService::StubInterface::CommitTurn, request);
   }
 
+  absl::StatusOr<v1::StageSnapshotResponse> Send(
+      const std::vector<v1::StageSnapshotRequest>& parts) {
+    grpc::ClientContext context;
+    rpc::Prepare(trace::ContextFrom("", ""), Soon(), &context);
+    v1::StageSnapshotResponse response;
+    const auto writer = stub_->StageSnapshot(&context, &response);
+    for (const v1::StageSnapshotRequest& part : parts) {
+      if (!writer->Write(part)) break;
+    }
+    writer->WritesDone();
+    const absl::Status status = rpc::FromGrpc(writer->Finish());
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  absl::StatusOr<v1::StageSnapshotResponse> Stage(const std::string& session_id,
+                                                  uint64_t lease_token,
+                                                  const std::vector<std::string>& payloads) {
+    std::vector<v1::StageSnapshotRequest> parts(1);
+    parts[0].mutable_header()->set_tenant("t");
+    parts[0].mutable_header()->set_session_id(session_id);
+    parts[0].mutable_header()->set_lease_token(lease_token);
+    snapshot::v1::Manifest manifest;
+    manifest.set_format_version(1);
+    manifest.set_num_tokens(10);
+    for (const std::string& payload : payloads) {
+      v1::ChunkPayload& chunk = *parts.emplace_back().mutable_chunk();
+      chunk = ChunkOf(payload, 10 * parts.size());
+      *manifest.add_chunks() = chunk.chunk();
+    }
+    *parts.emplace_back().mutable_manifest() = manifest;
+    return Send(parts);
+  }
+
   // Expects INVALID_ARGUMENT about that field.
   template <typename Response>
   void ExpectInvalid(const absl::StatusOr<Response>& response, const std::string& field) {
@@ -59,8 +94,8 @@ class MemoryServiceTest : public ::testing::Test {
   clock::FakeClock clock_;
   metrics::Registry registry_;
   MemoryMetrics metrics_{registry_};
-  InMemorySessionStore store_{clock_, 0};
-  MemoryServiceImpl service_{store_, metrics_};
+  InMemorySessionStore store_{clock_, {}};
+  MemoryServiceImpl service_{store_, MemoryPlans({}), metrics_};
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<v1::MemoryService::Stub> stub_;
 };
@@ -90,6 +125,130 @@ TEST_F(MemoryServiceTest, SessionLivesFromCreationToDeletion) {
   EXPECT_TRUE(Call(&v1::MemoryService::StubInterface::DeleteSession, remove).ok());
   EXPECT_TRUE(
       absl::IsNotFound(Call(&v1::MemoryService::StubInterface::GetSession, GetOf("s")).status()));
+}
+
+TEST_F(MemoryServiceTest, SnapshotGoesThroughTheStubAndBack) {
+  const auto lease = Acquire(AcquireOf("s"));
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  const auto staged = Stage("s", lease->lease_token(), {PayloadOf("a"), PayloadOf("b", 1 << 20)});
+  ASSERT_TRUE(staged.ok()) << staged.status();
+  EXPECT_EQ(staged->bytes_stored(), 1000 + (1 << 20));
+  v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "x");
+  commit.set_snapshot_id(staged->snapshot_id());
+  ASSERT_EQ(Commit(commit)->snapshot_lost_reason(), "");
+  v1::FetchSnapshotRequest request;
+  request.set_tenant("t");
+  request.set_session_id("s");
+  grpc::ClientContext context;
+  rpc::Prepare(trace::ContextFrom("", ""), Soon(), &context);
+  const auto reader = stub_->FetchSnapshot(&context, request);
+  std::vector<v1::FetchSnapshotResponse> parts;
+  for (v1::FetchSnapshotResponse part; reader->Read(&part);) parts.push_back(part);
+  ASSERT_TRUE(reader->Finish().ok());
+  ASSERT_EQ(parts.size(), 3u);
+  EXPECT_EQ(parts[0].found().version(), 1u);
+  EXPECT_EQ(parts[1].chunk().payload(), PayloadOf("a"));
+  EXPECT_EQ(parts[1].chunk().tier(), "redis");
+  EXPECT_EQ(parts[2].chunk().payload(), PayloadOf("b", 1 << 20));
+  const std::string text = registry_.Text();
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("mneme_memory_staged_bytes_total ", 1000 + (1 << 20))));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("mneme_memory_fetched_bytes_total ", 1000 + (1 << 20))));
+}
+
+TEST_F(MemoryServiceTest, StagingThatIsNotAsItMustBeIsRefused) {
+  const uint64_t token = Acquire(AcquireOf("s"))->lease_token();
+  v1::StageSnapshotRequest header;
+  header.mutable_header()->set_tenant("t");
+  header.mutable_header()->set_session_id("s");
+  header.mutable_header()->set_lease_token(token);
+  v1::StageSnapshotRequest chunk;
+  *chunk.mutable_chunk() = ChunkOf(PayloadOf("a"), 0);
+  v1::StageSnapshotRequest bad = header;
+  bad.mutable_header()->set_session_id("a/b");
+  EXPECT_EQ(Send({chunk}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Send({}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Send({bad}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Send({header, header}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Send({header, chunk}).status().code(), absl::StatusCode::kCancelled);
+  bad = header;
+  bad.mutable_header()->set_lease_token(token + 1);
+  EXPECT_EQ(status::PayloadOf(Send({bad}).status(), status::kReasonPayload), "LEASE_LOST");
+}
+
+TEST_F(MemoryServiceTest, SessionGoesThroughTheStubAsAFileAndBack) {
+  const auto lease = Acquire(AcquireOf("s"));
+  const auto staged = Stage("s", lease->lease_token(), {PayloadOf("a", 900'000)});
+  v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "hello");
+  commit.set_snapshot_id(staged->snapshot_id());
+  ASSERT_TRUE(Commit(commit).ok());
+  v1::ExportSessionRequest request;
+  request.set_tenant("t");
+  request.set_session_id("s");
+  grpc::ClientContext context;
+  rpc::Prepare(trace::ContextFrom("", ""), Soon(), &context);
+  const auto reader = stub_->ExportSession(&context, request);
+  std::string file;
+  for (v1::ExportSessionResponse part; reader->Read(&part);) file += part.piece();
+  ASSERT_TRUE(reader->Finish().ok());
+  EXPECT_GT(file.size(), 900'000u);
+  for (const bool is_damaged : {true, false}) {
+    if (is_damaged) file[5000] ^= 1;
+    grpc::ClientContext import_context;
+    rpc::Prepare(trace::ContextFrom("", ""), Soon(), &import_context);
+    v1::ImportSessionResponse response;
+    const auto writer = stub_->ImportSession(&import_context, &response);
+    v1::ImportSessionRequest part;
+    part.mutable_header()->set_tenant("t");
+    part.mutable_header()->set_session_id("copy");
+    writer->Write(part);
+    for (size_t at = 0; at < file.size(); at += 300'000) {
+      part.set_piece(file.substr(at, 300'000));
+      if (!writer->Write(part)) break;
+    }
+    writer->WritesDone();
+    const absl::Status status = rpc::FromGrpc(writer->Finish());
+    if (is_damaged) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+      file[5000] ^= 1;
+    } else {
+      ASSERT_TRUE(status.ok()) << status;
+      EXPECT_EQ(response.session().session_id(), "copy");
+    }
+  }
+  EXPECT_EQ(Call(&v1::MemoryService::StubInterface::GetSession, GetOf("copy"))->messages_size(), 2);
+}
+
+TEST_F(MemoryServiceTest, PlanComesFromTheRequestElseTheSessionElseTheDefaults) {
+  v1::PlanDefault other;
+  other.set_tenant("t2");
+  other.mutable_policy()->mutable_full();
+  v1::PlanDefault fits;
+  fits.set_model("m");
+  fits.mutable_policy()->mutable_window()->set_recent(10);
+  fits.set_encoding(snapshot::v1::ENCODING_INT8);
+  v1::PlanDefault late;
+  late.mutable_policy()->mutable_window()->set_recent(20);
+  const MemoryPlans plans({other, fits, late});
+  v1::AcquireLeaseRequest request = AcquireOf("s");
+  v1::Session session;
+  session.set_model("m");
+  EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 10);
+  EXPECT_EQ(plans.Of(request, session).encoding(), snapshot::v1::ENCODING_INT8);
+  session.set_model("another");
+  EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 20);
+  session.mutable_memory_policy()->mutable_window()->set_recent(30);
+  EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 30);
+  request.mutable_memory_policy()->mutable_window()->set_recent(40);
+  EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 40);
+  request.set_tenant("t2");
+  request.clear_memory_policy();
+  session.clear_memory_policy();
+  EXPECT_TRUE(plans.Of(request, session).policy().has_full());
+  EXPECT_FALSE(MemoryPlans({}).Of(request, session).has_policy());
+  // The lease brings it.
+  v1::AcquireLeaseRequest acquire = AcquireOf("planned");
+  acquire.mutable_memory_policy()->mutable_window()->set_recent(50);
+  EXPECT_EQ(Acquire(acquire)->plan().policy().window().recent(), 50);
 }
 
 TEST_F(MemoryServiceTest, BadFieldsAreRefusedByName) {
@@ -126,6 +285,19 @@ TEST_F(MemoryServiceTest, BadFieldsAreRefusedByName) {
   commit.set_lease_token(1);
   commit.clear_turn();
   ExpectInvalid(Commit(commit), "turn");
+  commit = CommitOf("s", 1, 0, "x");
+  commit.set_snapshot_id("not one");
+  ExpectInvalid(Commit(commit), "snapshot_id");
+  v1::ForkSessionRequest fork;
+  fork.set_tenant("t");
+  fork.set_session_id("s");
+  fork.set_new_session_id("a/b");
+  ExpectInvalid(Call(&v1::MemoryService::StubInterface::ForkSession, fork), "new_session_id");
+  v1::UpdateSessionRequest update;
+  update.set_tenant("t");
+  update.set_session_id("s");
+  update.set_ttl_seconds(-1);
+  ExpectInvalid(Call(&v1::MemoryService::StubInterface::UpdateSession, update), "ttl_seconds");
   v1::ListSessionsRequest list;
   list.set_tenant("t");
   for (const int32_t page_size : {-1, 1001}) {

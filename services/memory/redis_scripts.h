@@ -1,38 +1,75 @@
-// The Lua scripts of RedisSessionStore. Each is one atomic step on the keys of one session, or on
-// one tenant's index: those two live in different hash slots of a cluster, so no script has both.
+// The Lua scripts of RedisSessionStore. Each is one atomic step on the keys of one family, or on
+// those of one tenant: these two live in different hash slots of a cluster, so no script has both.
+// Keys that a script makes up begin with those it was given, up to the closing brace.
 //
-// Keys of a session, in the order in which scripts take them (see SessionKeys):
-//   head      hash: version, model, created_ms, used_ms, messages, tokens, title, policy (bytes of
-//             MemoryPolicy), ttl_s (0: the default), create_request, lease_token, lease_holder,
-//             lease_request, lease_until_ms
-//   turns     list: turn of version i at i-1, as "version:committed_ms:lease_token:" + bytes of
-//   Turn requests  hash: request_id -> version fence     string: the last lease token; outlives the
-//   session by a day
-// Key of a tenant:
+// Keys of a family (family.h, docs/snapshots.md), in the order in which scripts take them:
+//   f  hash, the registry. A field that names a key of the family stands for that key:
+//        s:<session>  1                       c:<name>  bytes of the payload, 'd' after it: on disk
+//        p:<id>       1, a staged snapshot
+//      and: key (id of the data key), n (number of s: fields), fence (the last lease token), epoch
+//      (raised by every step that adds or removes a use of a text or chunk), swept (epoch of the
+//      last sweep), kv (bytes of all c: fields)
+//   b  hash, by turn id: t<id> the turn's text, m<id> its manifest (both sealed), h<id> its record:
+//      "committed_ms lease_token mark messages tokens snapshot_version snapshot_tokens
+//      snapshot_bytes request_id"; messages and tokens are the session's after the turn,
+//      snapshot_version is the last version up to it that has a snapshot
+//   s:<session>  hash, the head: version, model, created_ms, used_ms, messages, tokens, title
+//      (sealed), policy (bytes of MemoryPolicy), ttl_s (0: the default), pinned, create_request,
+//      parent, parent_version, kv_bytes, executor, snapshot_version, lease_token, lease_holder,
+//      lease_request, lease_until_ms
+//   v:<session>  list: the turn id of version i at i-1
+//   r:<session>  hash: request_id -> version
+//   p:<id>  hash, expires: token (of the lease), manifest (sealed), chunks (of each 32 digits name,
+//      8 digits hexadecimal size), tokens, bytes
+//   c:<name>  string, a sealed chunk; expires until a turn lists it
+// Keys of a tenant:
 //   sessions  sorted set: session id by last use, in microseconds, each score used once
+//   families  hash: session id -> family
+//   usage     hash: family -> its kv, and total
 //
 // Time is Redis' own, so that the clocks of the service's replicas need not agree. A lease token is
-// the time in microseconds, or one more than the last where that is not larger: it goes on rising
-// after the session was deleted, and also if the fence was lost with unsynced writes.
+// the time in microseconds, or one more than the family's last where that is not larger.
 #pragma once
 
 #include "common/redis/client.h"
 
 namespace mneme::memory {
 
-// ARGV of each stands beside its source. Answers are arrays; the first element is a word.
+// ARGV of each stands beside its source. Answers are arrays; the first element is a word. Every
+// script on a family may answer `rekeyed`: it was sealed with another data key of the tenant.
 struct RedisScripts {
+  // On a session of a family.
   redis::Script create;   // made | same: session · exists
-  redis::Script get;      // found: session, turns · missing
-  redis::Script remove;   // removed · missing
-  redis::Script acquire;  // granted: session, token, turns · committed: session, turn · busy:
-                          // holder, remaining_ms · stale: version · missing
+  redis::Script get;      // found: session, ids, texts · missing
+  redis::Script remove;   // removed: '1' if the family went with it · missing
+  redis::Script acquire;  // granted: session, token, ids, texts, executor, snapshot_version ·
+                          // committed: session, version, id, record, text · busy: holder,
+                          // remaining_ms · stale: version · missing
   redis::Script renew;    // renewed · lost · missing
   redis::Script release;  // released
-  redis::Script commit;   // committed | same: version · lost · stale: version · missing
+  redis::Script commit;   // committed: version, why its snapshot was left out ('', gone, lease,
+                         // chunks), kv · same: version, the same why, '' · lost · stale: version ·
+                         // missing · taken
+  redis::Script may_stage;  // yes · lost · missing
+  redis::Script stage;      // staged · lost · missing · unknown: position
+  redis::Script find;       // found: version, id, manifest · none · range · missing
+  redis::Script fork;       // made | same: session · exists · range · missing
+  redis::Script rewind;     // rewound: session · busy: holder, remaining_ms · range · missing
+  redis::Script update;     // updated: session · missing
+  redis::Script take_in;    // made: session, kv · exists · unknown: position
+  redis::Script describe;   // found: session, ids, records, leased, executor · missing
 
-  redis::Script touch_index;  // no answer
-  redis::Script drop_from_index;
+  // On a family.
+  redis::Script mark;   // dropped · clean: kv · marked: epoch, registry, fields of b, ids · gone
+  redis::Script sweep;  // swept: kv · moved
+  redis::Script drop;   // dropped: number of sessions
+
+  // On a tenant; `touch` answers ok · other.
+  redis::Script claim;  // family · full
+  redis::Script touch;
+  redis::Script unlink;       // no answer
+  redis::Script use;          // no answer
+  redis::Script drop_unused;  // no answer
 
   RedisScripts();
 };

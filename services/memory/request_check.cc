@@ -10,6 +10,7 @@
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "common/trace/request_context.h"
+#include "services/memory/family.h"
 
 namespace mneme::memory {
 namespace {
@@ -66,6 +67,12 @@ absl::Status CheckLeaseToken(const Request& request) {
   return request.lease_token() != 0 ? absl::OkStatus() : InvalidField("lease_token", "is not set");
 }
 
+absl::Status CheckTtl(int64_t ttl_seconds) {
+  if (ttl_seconds >= 0 && ttl_seconds <= kMaxTtlSeconds) return absl::OkStatus();
+  return InvalidField("ttl_seconds",
+                      absl::StrCat("must be 0 to ", kMaxTtlSeconds, ": ", ttl_seconds));
+}
+
 std::string MakeUpId(const std::string& tenant, const std::string& request_id) {
   unsigned char bytes[SHA256_DIGEST_LENGTH];
   if (request_id.empty()) {
@@ -89,11 +96,7 @@ absl::Status Normalize(v1::CreateSessionRequest* request) {
   RETURN_IF_ERROR(CheckIdentifier("session_id", request->session_id()));
   RETURN_IF_ERROR(CheckModel(request->model()));
   RETURN_IF_ERROR(CheckLength("title", request->title(), kMaxTitleBytes));
-  if (request->ttl_seconds() < 0 || request->ttl_seconds() > kMaxTtlSeconds) {
-    return InvalidField(
-        "ttl_seconds", absl::StrCat("must be 0 to ", kMaxTtlSeconds, ": ", request->ttl_seconds()));
-  }
-  return absl::OkStatus();
+  return CheckTtl(request->ttl_seconds());
 }
 
 absl::Status Normalize(v1::GetSessionRequest* request) { return CheckSession(*request); }
@@ -133,7 +136,50 @@ absl::Status Normalize(v1::CommitTurnRequest* request) {
   RETURN_IF_ERROR(CheckSession(*request));
   RETURN_IF_ERROR(CheckLeaseToken(*request));
   if (!request->has_turn()) return InvalidField("turn", "is not set");
+  if (!request->snapshot_id().empty() && !IsTurnId(request->snapshot_id())) {
+    return InvalidField("snapshot_id", "is not one that StageSnapshot has answered");
+  }
+  RETURN_IF_ERROR(CheckLength("executor", request->executor(), kMaxNameBytes));
   return CheckRequestId("turn.request_id", request->turn().request_id());
+}
+
+absl::Status Normalize(v1::StageSnapshotRequest::Header* header) {
+  RETURN_IF_ERROR(CheckSession(*header));
+  return CheckLeaseToken(*header);
+}
+
+absl::Status Normalize(v1::FetchSnapshotRequest* request) { return CheckSession(*request); }
+
+absl::Status Normalize(v1::ForkSessionRequest* request) {
+  RETURN_IF_ERROR(CheckSession(*request));
+  RETURN_IF_ERROR(CheckRequestId("request_id", request->request_id()));
+  if (request->new_session_id().empty()) {
+    request->set_new_session_id(MakeUpId(request->tenant(), request->request_id()));
+  }
+  RETURN_IF_ERROR(CheckIdentifier("new_session_id", request->new_session_id()));
+  return CheckLength("title", request->title(), kMaxTitleBytes);
+}
+
+absl::Status Normalize(v1::RewindSessionRequest* request) { return CheckSession(*request); }
+
+absl::Status Normalize(v1::DescribeSessionRequest* request) { return CheckSession(*request); }
+
+absl::Status Normalize(v1::UpdateSessionRequest* request) {
+  RETURN_IF_ERROR(CheckSession(*request));
+  RETURN_IF_ERROR(CheckLength("title", request->title(), kMaxTitleBytes));
+  return CheckTtl(request->ttl_seconds());
+}
+
+absl::Status Normalize(v1::ExportSessionRequest* request) { return CheckSession(*request); }
+
+absl::Status Normalize(v1::ImportSessionRequest::Header* header) {
+  RETURN_IF_ERROR(CheckIdentifier("tenant", header->tenant()));
+  return header->session_id().empty() ? absl::OkStatus()
+                                      : CheckIdentifier("session_id", header->session_id());
+}
+
+absl::Status Normalize(v1::ForgetTenantRequest* request) {
+  return CheckIdentifier("tenant", request->tenant());
 }
 
 }  // namespace mneme::memory

@@ -18,5 +18,15 @@ absl::Status Normalize(v1::AcquireLeaseRequest* request);
 absl::Status Normalize(v1::RenewLeaseRequest* request);
 absl::Status Normalize(v1::ReleaseLeaseRequest* request);
 absl::Status Normalize(v1::CommitTurnRequest* request);
+absl::Status Normalize(v1::StageSnapshotRequest::Header* header);
+absl::Status Normalize(v1::FetchSnapshotRequest* request);
+// A fork without an id gets one, like a session that is created.
+absl::Status Normalize(v1::ForkSessionRequest* request);
+absl::Status Normalize(v1::RewindSessionRequest* request);
+absl::Status Normalize(v1::DescribeSessionRequest* request);
+absl::Status Normalize(v1::UpdateSessionRequest* request);
+absl::Status Normalize(v1::ExportSessionRequest* request);
+absl::Status Normalize(v1::ImportSessionRequest::Header* header);
+absl::Status Normalize(v1::ForgetTenantRequest* request);
 
 }  // namespace mneme::memory

@@ -36,4 +36,34 @@ absl::Status LeaseLost(absl::string_view session_id, uint64_t lease_token) {
       status::kReasonPayload, kLeaseLost);
 }
 
+absl::Status NoSuchVersion(absl::string_view session_id, uint64_t version) {
+  return absl::OutOfRangeError(
+      absl::StrCat("the session has no such version: ", session_id, ", version ", version));
+}
+
+absl::Status NoSnapshot(absl::string_view session_id) {
+  return absl::NotFoundError(
+      absl::StrCat("no version of the session up to that one has a snapshot: ", session_id));
+}
+
+absl::Status UnknownChunk(size_t position) {
+  return status::InvalidField(
+      "manifest.chunks",
+      absl::StrCat("lists a chunk that was neither sent nor stored before, at position ",
+                   position));
+}
+
+absl::Status LostChunk(absl::string_view session_id, size_t position, absl::string_view why) {
+  return absl::DataLossError(
+      absl::StrCat("a chunk of the snapshot is lost, rebuild it from the token log: ", session_id,
+                   ", chunk ", position, ": ", why));
+}
+
+absl::Status QuotaUsedUp(absl::string_view quota, int64_t limit) {
+  return status::WithPayload(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "the tenant's quota is used up, delete sessions or raise it: ", quota, " ", limit)),
+      status::kQuotaPayload, quota);
+}
+
 }  // namespace mneme::memory

@@ -19,6 +19,7 @@ std::string TurnPayload(const v1::Turn& turn) {
   v1::Turn chosen = turn;
   chosen.clear_version();
   chosen.clear_committed_unix_ms();
+  chosen.clear_snapshot_tokens();
   return chosen.SerializeAsString();
 }
 

@@ -30,8 +30,8 @@ void AppendTurn(v1::Turn&& turn, HistoryParts parts, Response* response) {
   }
 }
 
-// Returns the bytes of what the caller chose of a turn: all but version and time. Two turns are the
-// same when these are.
+// Returns the bytes of what the caller chose of a turn: all but what the service sets. Two turns
+// are the same when these are.
 std::string TurnPayload(const v1::Turn& turn);
 
 // Where a page of a listing ends: the order of its last session. Orders are unique in a tenant, so

@@ -36,10 +36,16 @@ class SessionStoreTest : public ::testing::TestWithParam<Kind> {
   void SetUp() override { UseDefaultTtl(0); }
 
   void UseDefaultTtl(int64_t seconds) {
+    StoreOptions options;
+    options.default_ttl_seconds = seconds;
+    UseOptions(std::move(options));
+  }
+
+  void UseOptions(StoreOptions options) {
     if (GetParam() == Kind::kInMemory) {
-      under_test_ = std::make_unique<InMemoryUnderTest>(seconds);
+      under_test_ = std::make_unique<InMemoryUnderTest>(std::move(options));
     } else {
-      under_test_ = std::make_unique<RedisUnderTest>(server_->address(), seconds);
+      under_test_ = std::make_unique<RedisUnderTest>(server_->address(), std::move(options));
     }
   }
 

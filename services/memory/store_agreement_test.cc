@@ -37,7 +37,7 @@ class Pair {
 
   // Does one random operation on both and compares the answers.
   void Step() {
-    switch (Draw(12)) {
+    switch (Draw(20)) {
       case 0:
         return Create();
       case 1:
@@ -45,7 +45,7 @@ class Pair {
       case 2:
         return List();
       case 3:
-        if (Draw(4) == 0) Delete();
+        if (Draw(3) == 0) Delete();
         return;
       case 4:
       case 5:
@@ -55,12 +55,28 @@ class Pair {
         return Renew();
       case 8:
         return Release();
+      case 9:
+      case 10:
+      case 11:
+        return Stage();
+      case 12:
+        return Fetch();
+      case 13:
+        return Fork();
+      case 14:
+        return Draw(2) == 0 ? Rewind() : Update();
+      case 15:
+        return Describe();
+      case 16:
+        return Sweep();
       default:
         return Commit();
     }
   }
 
   int num_committed() const { return num_committed_; }
+  int num_snapshots() const { return num_snapshots_; }
+  int num_forks() const { return num_forks_; }
 
  private:
   struct Lease {
@@ -70,10 +86,15 @@ class Pair {
     uint64_t redis = 1;
     uint64_t version = 0;
   };
+  // A snapshot that both stores have staged.
+  struct Staged {
+    std::string in_memory;
+    std::string redis;
+  };
 
   int Draw(int n) { return static_cast<int>(random_() % n); }
   std::string Tenant() { return Draw(5) == 0 ? "t2" : "t"; }
-  std::string SessionId() { return absl::StrCat("s", Draw(4)); }
+  std::string SessionId() { return absl::StrCat("s", Draw(5)); }
   std::string RequestId() { return Draw(2) == 0 ? "" : absl::StrCat("r", Draw(200)); }
 
   // Mostly a recent lease, so that many operations succeed.
@@ -207,13 +228,126 @@ class Pair {
     request.set_tenant(lease.tenant);
     request.mutable_turn()->set_replaces_tokens(Draw(5) == 0);
     request.set_release(Draw(3) == 0);
+    request.set_executor(absl::StrCat("e", Draw(2)));
+    const Staged staged = Draw(3) == 0 || staged_.empty()
+                              ? Staged()
+                              : staged_[Draw(4) == 0 ? Draw(staged_.size()) : 0];
+    request.set_snapshot_id(staged.in_memory);
     const auto a = in_memory_.store().CommitTurn(request, Soon());
     request.set_lease_token(lease.redis);
+    request.set_snapshot_id(staged.redis);
     const auto b = redis_.store().CommitTurn(request, Soon());
     EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
     if (!a.ok()) return;
     ++num_committed_;
+    if (!staged.redis.empty() && a->snapshot_lost_reason().empty()) ++num_snapshots_;
     lease.version = std::max(lease.version, a->version());
+  }
+
+  // Chunks are few, so that snapshots of one family share them.
+  void Stage() {
+    const Lease lease = DrawLease();
+    const int num_chunks = Draw(4);
+    std::vector<std::string> payloads;
+    for (int i = 0; i < num_chunks; ++i) {
+      payloads.push_back(PayloadOf(absl::StrCat("chunk ", Draw(6)), 100));
+    }
+    // Sometimes chunks of an earlier snapshot, be it of this family or not.
+    const snapshot::v1::Manifest parent = Draw(2) == 0 ? snapshot::v1::Manifest() : manifest_;
+    auto a = memory::Stage(in_memory_.store(), lease.session_id, lease.in_memory, payloads, parent,
+                           lease.tenant);
+    auto b = memory::Stage(redis_.store(), lease.session_id, lease.redis, payloads, parent,
+                           lease.tenant);
+    if (a.ok() && b.ok()) {
+      staged_.insert(staged_.begin(), {a->snapshot_id(), b->snapshot_id()});
+      staged_.resize(std::min<size_t>(staged_.size(), 3));
+      a->clear_snapshot_id();
+      b->clear_snapshot_id();
+      a->mutable_manifest()->clear_created_unix_ms();
+      b->mutable_manifest()->clear_created_unix_ms();
+      manifest_ = a->manifest();
+      if (manifest_.chunks_size() > 8) manifest_.Clear();
+    }
+    EXPECT_EQ(Comparable(a), Comparable(b));
+  }
+
+  void Fetch() {
+    v1::FetchSnapshotRequest request;
+    request.set_tenant(Tenant());
+    request.set_session_id(SessionId());
+    request.set_version(Draw(4));
+    const auto a = memory::Fetch(in_memory_.store(), request);
+    const auto b = memory::Fetch(redis_.store(), request);
+    ASSERT_EQ(a.status().code(), b.status().code()) << a.status() << b.status();
+    if (!a.ok()) return;
+    EXPECT_EQ(a->version, b->version);
+    EXPECT_EQ(a->positions, b->positions);
+    EXPECT_EQ(a->payloads, b->payloads);
+    EXPECT_EQ(a->manifest.tokens_digest(), b->manifest.tokens_digest());
+  }
+
+  void Fork() {
+    v1::ForkSessionRequest request;
+    request.set_tenant(Tenant());
+    request.set_session_id(SessionId());
+    request.set_new_session_id(SessionId());
+    request.set_request_id(RequestId());
+    if (Draw(2) == 0) request.set_version(Draw(4));
+    if (Draw(2) == 0) request.set_title("forked");
+    auto a = in_memory_.store().ForkSession(request, Soon());
+    auto b = redis_.store().ForkSession(request, Soon());
+    if (a.ok()) ClearTimes(a->mutable_session());
+    if (b.ok()) ClearTimes(b->mutable_session());
+    if (a.ok()) ++num_forks_;
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+  }
+
+  void Rewind() {
+    v1::RewindSessionRequest request;
+    request.set_tenant(Tenant());
+    request.set_session_id(SessionId());
+    request.set_version(Draw(5));
+    auto a = in_memory_.store().RewindSession(request, Soon());
+    auto b = redis_.store().RewindSession(request, Soon());
+    if (a.ok()) ClearTimes(a->mutable_session());
+    if (b.ok()) ClearTimes(b->mutable_session());
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+  }
+
+  void Update() {
+    v1::UpdateSessionRequest request;
+    request.set_tenant(Tenant());
+    request.set_session_id(SessionId());
+    if (Draw(2) == 0) request.set_title(Draw(2) == 0 ? "" : "updated");
+    if (Draw(2) == 0) request.set_pinned(Draw(2) == 0);
+    if (Draw(2) == 0) request.mutable_memory_policy()->mutable_window()->set_recent(1 + Draw(9));
+    auto a = in_memory_.store().UpdateSession(request, Soon());
+    auto b = redis_.store().UpdateSession(request, Soon());
+    if (a.ok()) ClearTimes(a->mutable_session());
+    if (b.ok()) ClearTimes(b->mutable_session());
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+  }
+
+  void Describe() {
+    v1::DescribeSessionRequest request;
+    request.set_tenant(Tenant());
+    request.set_session_id(SessionId());
+    auto a = in_memory_.store().DescribeSession(request, Soon());
+    auto b = redis_.store().DescribeSession(request, Soon());
+    for (auto* response : {&a, &b}) {
+      if (!response->ok()) continue;
+      ClearTimes((*response)->mutable_session());
+      for (auto& version : *(*response)->mutable_versions()) version.clear_committed_unix_ms();
+      std::sort((*response)->mutable_shares_with()->begin(),
+                (*response)->mutable_shares_with()->end());
+    }
+    EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
+  }
+
+  void Sweep() {
+    EXPECT_TRUE(in_memory_.store().Sweep(Soon()).ok());
+    const absl::Status swept = redis_.store().Sweep(Soon());
+    EXPECT_TRUE(swept.ok()) << swept;
   }
 
   void Advance() {
@@ -225,9 +359,13 @@ class Pair {
   RedisUnderTest redis_;
   std::mt19937 random_;
   std::vector<Lease> leases_;
+  std::vector<Staged> staged_;  // the latest first
+  snapshot::v1::Manifest manifest_;
   uint64_t last_in_memory_ = 0;
   uint64_t last_redis_ = 0;
   int num_committed_ = 0;
+  int num_snapshots_ = 0;
+  int num_forks_ = 0;
 };
 
 class StoreAgreementTest : public ::testing::TestWithParam<uint32_t> {};
@@ -236,13 +374,15 @@ TEST_P(StoreAgreementTest, BothStoresAnswerAlike) {
   const auto server = RedisServer::Start({.append_fsync = "no"});
   ASSERT_TRUE(server.ok()) << server.status();
   Pair pair((*server)->address(), GetParam());
-  constexpr int kSteps = 3000;
+  constexpr int kSteps = 4000;
   for (int i = 0; i < kSteps && !HasFailure(); ++i) {
     SCOPED_TRACE(absl::StrCat("step ", i));
     pair.Step();
   }
   // A run in which nothing succeeds would prove little.
-  EXPECT_GT(pair.num_committed(), kSteps / 30);
+  EXPECT_GT(pair.num_committed(), kSteps / 40);
+  EXPECT_GT(pair.num_snapshots(), kSteps / 400);
+  EXPECT_GT(pair.num_forks(), kSteps / 600);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, StoreAgreementTest, ::testing::Values(1, 2, 3, 4));

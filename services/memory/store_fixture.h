@@ -1,17 +1,25 @@
 // The two stores behind one face for tests that run on both.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "common/clock/fake_clock.h"
+#include "common/crypto/aead.h"
+#include "common/crypto/crc32c.h"
 #include "common/metrics/metrics.h"
 #include "common/redis/client.h"
+#include "common/status/status_macros.h"
 #include "gtest/gtest.h"
 #include "services/memory/in_memory_session_store.h"
 #include "services/memory/redis_session_store.h"
+#include "services/memory/store_options.h"
+#include "services/memory/tenant_keys.h"
 #include "tests/support/redis_server.h"
 
 namespace mneme::memory {
@@ -26,8 +34,7 @@ class StoreUnderTest {
 
 class InMemoryUnderTest final : public StoreUnderTest {
  public:
-  explicit InMemoryUnderTest(int64_t default_ttl_seconds = 0)
-      : store_(clock_, default_ttl_seconds) {}
+  explicit InMemoryUnderTest(StoreOptions options = {}) : store_(clock_, std::move(options)) {}
   SessionStore& store() override { return store_; }
   void Advance(absl::Duration duration) override { clock_.Advance(duration); }
 
@@ -39,19 +46,26 @@ class InMemoryUnderTest final : public StoreUnderTest {
 // A store in an emptied database of a real redis-server, whose clock cannot be set: Advance waits.
 class RedisUnderTest final : public StoreUnderTest {
  public:
-  explicit RedisUnderTest(const std::string& address, int64_t default_ttl_seconds = 0)
-      : client_({.address = address}), store_(client_, default_ttl_seconds, errors_) {
+  explicit RedisUnderTest(const std::string& address, StoreOptions options = {})
+      : client_({.address = address}), store_(client_, keys_, std::move(options), errors_) {
     EXPECT_TRUE(client_.Run({"FLUSHALL"}).ok());
   }
   SessionStore& store() override { return store_; }
   void Advance(absl::Duration duration) override { absl::SleepFor(duration); }
   redis::Client& client() { return client_; }
+  TenantKeys& keys() { return keys_; }
+  const crypto::Key& master_key() const { return master_key_; }
+  metrics::Counter& errors() { return errors_; }
 
  private:
   metrics::Counter errors_;
   redis::Client client_;
+  const crypto::Key master_key_ = crypto::Key::Random();
+  TenantKeys keys_{client_, master_key_, "(the test's own key)"};
   RedisSessionStore store_;
 };
+
+inline absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
 
 // Requests as they come after Normalize.
 inline v1::CreateSessionRequest CreateOf(const std::string& session_id,
@@ -105,6 +119,117 @@ inline v1::CommitTurnRequest CommitOf(const std::string& session_id, uint64_t le
   return request;
 }
 
-inline absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+// A payload of `size` bytes that begins with `text`.
+inline std::string PayloadOf(const std::string& text, size_t size = 1000) {
+  std::string payload = text + "|";
+  // Not the same bytes again and again: a chunk that is cut or mixed up shows.
+  uint64_t state = 88172645463325252ULL + text.size();
+  while (payload.size() < size) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    payload.push_back(static_cast<char>(state));
+  }
+  return payload;
+}
+
+// A chunk of one layer and ten serials as an executor sends it.
+inline v1::ChunkPayload ChunkOf(const std::string& payload, uint64_t first_serial) {
+  v1::ChunkPayload chunk;
+  chunk.mutable_chunk()->set_num_bytes(payload.size());
+  chunk.mutable_chunk()->set_encoding(snapshot::v1::ENCODING_BFLOAT16);
+  chunk.mutable_chunk()->set_num_layers(1);
+  chunk.mutable_chunk()->set_first_serial(first_serial);
+  chunk.mutable_chunk()->set_num_serials(10);
+  chunk.mutable_chunk()->set_crc32c(crypto::Crc32c(payload));
+  chunk.set_payload(payload);
+  return chunk;
+}
+
+// Stages a snapshot that has the parent's chunks and these.
+inline absl::StatusOr<v1::StageSnapshotResponse> Stage(SessionStore& store,
+                                                       const std::string& session_id,
+                                                       uint64_t lease_token,
+                                                       const std::vector<std::string>& payloads,
+                                                       const snapshot::v1::Manifest& parent = {},
+                                                       const std::string& tenant = "t") {
+  v1::StageSnapshotRequest::Header header;
+  header.set_tenant(tenant);
+  header.set_session_id(session_id);
+  header.set_lease_token(lease_token);
+  ASSIGN_OR_RETURN(const auto staging, store.StageSnapshot(header, Soon()));
+  snapshot::v1::Manifest manifest = parent;
+  manifest.set_format_version(1);
+  manifest.mutable_lineage()->set_model_fingerprint("fingerprint-of-m");
+  for (const std::string& payload : payloads) {
+    v1::ChunkPayload chunk = ChunkOf(payload, 10 * manifest.chunks_size());
+    *manifest.add_chunks() = chunk.chunk();
+    RETURN_IF_ERROR(staging->Add(std::move(chunk)));
+  }
+  manifest.set_num_tokens(10 * std::max(manifest.chunks_size(), 1));
+  return staging->Finish(std::move(manifest));
+}
+
+// What a turn with a snapshot has become; version 0: it failed.
+struct StagedTurn {
+  uint64_t version = 0;
+  snapshot::v1::Manifest manifest;
+};
+
+// Takes the lease, stages, commits and gives the lease back.
+inline StagedTurn CommitWithSnapshot(SessionStore& store, const std::string& session_id,
+                                     const std::vector<std::string>& payloads,
+                                     const snapshot::v1::Manifest& parent = {},
+                                     uint64_t parent_version = 0) {
+  const auto lease = store.AcquireLease(AcquireOf(session_id), Soon());
+  EXPECT_TRUE(lease.ok()) << lease.status();
+  if (!lease.ok()) return {};
+  const auto staged = Stage(store, session_id, lease->lease_token(), payloads, parent);
+  EXPECT_TRUE(staged.ok()) << staged.status();
+  if (!staged.ok()) return {};
+  v1::CommitTurnRequest commit =
+      CommitOf(session_id, lease->lease_token(), parent_version, "turn with a snapshot");
+  commit.set_snapshot_id(staged->snapshot_id());
+  commit.set_executor("executor-1");
+  commit.set_release(true);
+  const auto committed = store.CommitTurn(commit, Soon());
+  EXPECT_TRUE(committed.ok()) << committed.status();
+  if (!committed.ok()) return {};
+  EXPECT_EQ(committed->snapshot_lost_reason(), "");
+  return {.version = committed->version(), .manifest = staged->manifest()};
+}
+
+// A snapshot as it was fetched.
+struct Fetched {
+  uint64_t version = 0;
+  snapshot::v1::Manifest manifest;
+  std::vector<int> positions;
+  std::vector<std::string> payloads;
+};
+
+inline absl::StatusOr<Fetched> Fetch(SessionStore& store, const v1::FetchSnapshotRequest& request) {
+  Fetched fetched;
+  const auto take = [&fetched](v1::FetchSnapshotResponse part) {
+    if (part.has_found()) {
+      fetched.version = part.found().version();
+      fetched.manifest = part.found().manifest();
+    } else {
+      fetched.positions.push_back(part.chunk().index());
+      fetched.payloads.push_back(std::move(*part.mutable_chunk()->mutable_payload()));
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(store.FetchSnapshot(request, take, Soon()));
+  return fetched;
+}
+
+inline absl::StatusOr<Fetched> Fetch(SessionStore& store, const std::string& session_id,
+                                     uint64_t version = 0) {
+  v1::FetchSnapshotRequest request;
+  request.set_tenant("t");
+  request.set_session_id(session_id);
+  request.set_version(version);
+  return Fetch(store, request);
+}
 
 }  // namespace mneme::memory

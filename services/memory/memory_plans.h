@@ -1,0 +1,29 @@
+// How a session's memory is to be kept, out of all that have a say.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "mneme/memory/v1/config.pb.h"
+#include "mneme/memory/v1/memory.pb.h"
+
+namespace mneme::memory {
+
+namespace v1 = ::mneme::memory::v1;
+
+// Immutable.
+class MemoryPlans {
+ public:
+  // `defaults` in their order: the first that fits a tenant and model holds.
+  explicit MemoryPlans(std::vector<v1::PlanDefault> defaults) : defaults_(std::move(defaults)) {}
+
+  // Returns the plan of a turn: the policy comes from the request, else the session, else the
+  // defaults; the encoding from the defaults. What nobody has chosen stays unset, and is the
+  // model's.
+  v1::MemoryPlan Of(const v1::AcquireLeaseRequest& request, const v1::Session& session) const;
+
+ private:
+  std::vector<v1::PlanDefault> defaults_;
+};
+
+}  // namespace mneme::memory

@@ -1,0 +1,32 @@
+// What an operator lets sessions and tenants do, for both stores.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/time/time.h"
+#include "mneme/memory/v1/config.pb.h"
+
+namespace mneme::memory {
+
+namespace v1 = ::mneme::memory::v1;
+
+struct StoreOptions {
+  int64_t default_ttl_seconds = 0;                // of a session after its last use; 0: for ever
+  absl::Duration orphan_age = absl::Minutes(10);  // how long staged data waits for its turn
+  v1::Quota default_quota;
+  std::map<std::string, v1::Quota> quotas;  // by tenant
+
+  const v1::Quota& QuotaOf(const std::string& tenant) const {
+    const auto found = quotas.find(tenant);
+    return found == quotas.end() ? default_quota : found->second;
+  }
+  // Of sessions that name none; 0: for ever.
+  int64_t TtlSecondsOf(const std::string& tenant) const {
+    const int64_t own = QuotaOf(tenant).ttl_seconds();
+    return own != 0 ? own : default_ttl_seconds;
+  }
+};
+
+}  // namespace mneme::memory
