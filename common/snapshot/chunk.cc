@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/snapshot/crc32c.h"
+#include "common/crypto/crc32c.h"
 #include "common/snapshot/encoding.h"
 #include "common/snapshot/host_pages.h"
 #include "common/snapshot/runs.h"
@@ -315,7 +315,7 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
   if (!is_whole) {
     for (const EntryRuns& runs : heads) ToWire(runs, range.first_serial, chunk.add_heads());
   }
-  chunk.set_crc32c(Crc32c(result.payload));
+  chunk.set_crc32c(crypto::Crc32c(result.payload));
   return result;
 }
 
@@ -361,7 +361,7 @@ absl::Status ImportChunk(const v1::Chunk& chunk, absl::string_view payload,
                                                    range.end_serial(), " of ",
                                                    sequence->num_tokens()));
   }
-  if (payload.size() != chunk.num_bytes() || Crc32c(payload) != chunk.crc32c()) {
+  if (payload.size() != chunk.num_bytes() || crypto::Crc32c(payload) != chunk.crc32c()) {
     return absl::DataLossError(
         absl::StrCat("a chunk's bytes are not those that were stored: serials ",
                      range.first_serial, " + ", range.num_serials, ", ", payload.size(), " of ",

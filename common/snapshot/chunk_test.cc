@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "common/snapshot/crc32c.h"
+#include "common/crypto/crc32c.h"
 #include "common/snapshot/test_memory.h"
 #include "gmock/gmock.h"
 
@@ -242,7 +242,7 @@ TEST_F(ChunkTest, ScalesThatAreNoNumbersAreRefused) {
   auto chunk = *ExportChunk(sequence, {0, 3, 0, 20}, v1::ENCODING_INT8);
   const float infinite = std::numeric_limits<float>::infinity();
   std::memcpy(chunk->payload.data(), &infinite, sizeof(infinite));
-  chunk->chunk.set_crc32c(Crc32c(chunk->payload));
+  chunk->chunk.set_crc32c(crypto::Crc32c(chunk->payload));
   memory::KvSequence restored = Sequence(20);
   const absl::Status status = ImportChunk(chunk->chunk, chunk->payload, &restored);
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);

@@ -1,11 +1,10 @@
 #include "common/snapshot/manifest.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crypto/sha256.h"
 #include "common/snapshot/chunk.h"
 #include "common/status/status_macros.h"
 #include "kernels/paged_attention_layout.h"
@@ -103,10 +102,7 @@ std::string TokensDigest(absl::Span<const int32_t> tokens) {
       bytes.push_back(static_cast<char>(id >> shift & 0xFF));
     }
   }
-  std::string digest(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
-         reinterpret_cast<unsigned char*>(digest.data()));
-  return digest;
+  return crypto::Sha256(bytes);
 }
 
 v1::Manifest MakeManifest(const memory::KvSequence& sequence, const v1::Lineage& lineage,
