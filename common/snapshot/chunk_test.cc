@@ -59,8 +59,8 @@ TEST_P(ChunkKindTest, MemoryStoredInTurnsComesBackBitForBit) {
       if (random() % 4 == 0 && turn + 1 < turns) continue;
       const int64_t end =
           random() % 3 == 0 && turn + 1 < turns
-              ? stored_up_to + static_cast<int64_t>(random() % (sequence.num_tokens() -
-                                                                stored_up_to + 1))
+              ? stored_up_to +
+                    static_cast<int64_t>(random() % (sequence.num_tokens() - stored_up_to + 1))
               : sequence.num_tokens();
       Store(sequence, stored_up_to, end, exact, &stored);
       stored_up_to = end;
@@ -211,7 +211,8 @@ TEST_P(LossyChunkTest, NumbersComeBackWithinTheirBound) {
   const auto check = [&](const at::Tensor& want, const at::Tensor& have) {
     const at::Tensor wanted = want.to(at::kFloat);
     const at::Tensor scale = wanted.abs().amax(1, true) / (is_int8 ? 127.F : 448.F);
-    at::Tensor bound = is_int8 ? scale * 0.5F : at::maximum(wanted.abs() * 0x1p-4F, scale * 0x1p-10F);
+    at::Tensor bound =
+        is_int8 ? scale * 0.5F : at::maximum(wanted.abs() * 0x1p-4F, scale * 0x1p-10F);
     if (!is_scaled) bound = at::zeros_like(wanted);
     // A pool or chunk of bfloat16 rounds once more.
     if (GetParam().pool == at::kBFloat16 || GetParam().encoding == v1::ENCODING_BFLOAT16) {
@@ -229,13 +230,13 @@ TEST_P(LossyChunkTest, NumbersComeBackWithinTheirBound) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Encodings, LossyChunkTest,
-    ::testing::Values(Loss{at::kFloat, v1::ENCODING_INT8}, Loss{at::kFloat, v1::ENCODING_FP8_E4M3},
-                      Loss{at::kBFloat16, v1::ENCODING_INT8},
-                      Loss{at::kBFloat16, v1::ENCODING_FP8_E4M3},
-                      Loss{at::kFloat, v1::ENCODING_BFLOAT16},
-                      Loss{at::kBFloat16, v1::ENCODING_FLOAT32}));
+INSTANTIATE_TEST_SUITE_P(Encodings, LossyChunkTest,
+                         ::testing::Values(Loss{at::kFloat, v1::ENCODING_INT8},
+                                           Loss{at::kFloat, v1::ENCODING_FP8_E4M3},
+                                           Loss{at::kBFloat16, v1::ENCODING_INT8},
+                                           Loss{at::kBFloat16, v1::ENCODING_FP8_E4M3},
+                                           Loss{at::kFloat, v1::ENCODING_BFLOAT16},
+                                           Loss{at::kBFloat16, v1::ENCODING_FLOAT32}));
 
 TEST_F(ChunkTest, ScalesThatAreNoNumbersAreRefused) {
   const memory::KvSequence sequence = Sequence(20);

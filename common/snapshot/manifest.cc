@@ -26,8 +26,8 @@ bool IsSame(const EntryRuns& a, const EntryRuns& b) {
 }
 
 absl::Status Differs(absl::string_view what, absl::string_view stored, absl::string_view wanted) {
-  return absl::FailedPreconditionError(absl::StrCat("the stored memory is of another ", what, ": \"",
-                                                    stored, "\" instead of \"", wanted, "\""));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the stored memory is of another ", what, ": \"", stored, "\" instead of \"", wanted, "\""));
 }
 
 absl::Status CheckLineage(const v1::Lineage& stored, const v1::Lineage& wanted) {
@@ -80,13 +80,11 @@ absl::Status CheckHeld(const EntryRuns& held, const EntryRuns& covered,
           absl::StrCat("held entries are in no chunk: some of [", run.begin, ", ", run.end, ")"));
     }
   }
-  const int64_t recent =
-      mask.window == 0 ? 0 : std::max<int64_t>(num_tokens - mask.window + 1, 0);
-  if (!Contains(held, recent, num_tokens) ||
-      !Contains(held, 0, std::min(mask.sinks, num_tokens))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "entries that the policy needs are not held: some of the first ", mask.sinks,
-        " or of those from ", recent, " on"));
+  const int64_t recent = mask.window == 0 ? 0 : std::max<int64_t>(num_tokens - mask.window + 1, 0);
+  if (!Contains(held, recent, num_tokens) || !Contains(held, 0, std::min(mask.sinks, num_tokens))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("entries that the policy needs are not held: some of the first ", mask.sinks,
+                     " or of those from ", recent, " on"));
   }
   return absl::OkStatus();
 }

@@ -95,8 +95,9 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
     return {grpc::StatusCode::CANCELLED, "no manifest"};
   }
 
-  grpc::Status FetchSnapshot(grpc::ServerContext*, const memory::v1::FetchSnapshotRequest* request,
-                             grpc::ServerWriter<memory::v1::FetchSnapshotResponse>* writer) override {
+  grpc::Status FetchSnapshot(
+      grpc::ServerContext*, const memory::v1::FetchSnapshotRequest* request,
+      grpc::ServerWriter<memory::v1::FetchSnapshotResponse>* writer) override {
     const auto& hook = request->manifest_only() ? at_look : at_fetch;
     if (hook) {
       if (const grpc::Status status = hook(); !status.ok()) return status;

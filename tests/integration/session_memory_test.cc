@@ -53,7 +53,8 @@ class Service {
       execv(binary.c_str(), const_cast<char* const*>(arguments));
       _exit(127);
     }
-    ASSERT_TRUE(rpc::WaitForConnection(*channel(), absl::Minutes(2))) << config::ReadFile(log)->c_str();
+    ASSERT_TRUE(rpc::WaitForConnection(*channel(), absl::Minutes(2)))
+        << config::ReadFile(log)->c_str();
   }
 
   void Kill() {
