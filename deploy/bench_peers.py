@@ -102,7 +102,8 @@ def main():
     for _ in range(arguments.rounds):
         for name, engine in list(engines.items()):
             try:
-                results.setdefault(name, []).append(engine())
+                figures = engine()
+                results.setdefault(name, []).append(figures)
             except (RuntimeError, subprocess.CalledProcessError, FileNotFoundError) as error:
                 print(f"[bench] SKIPPED {name}: {error}", file=sys.stderr)
                 del engines[name]

@@ -295,8 +295,7 @@ void KvSequence::SetIdle(bool idle) {
   }
 }
 
-absl::Status KvSequence::Restore(int64_t num_tokens,
-                                 absl::Span<const std::vector<EntryRun>> held) {
+absl::Status KvSequence::Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held) {
   if (num_tokens_ != 0 || num_pages_ != 0) {
     return absl::FailedPreconditionError("only an empty sequence can take a stored memory");
   }

@@ -163,9 +163,8 @@ TEST_P(MemoryTest, ARestoredSequenceHasThePagesOfItsRuns) {
     EXPECT_EQ(empty.num_pages(), 0);
   }
   KvSequence large = NewSequence();
-  EXPECT_EQ(
-      large.Restore(10000, std::vector<std::vector<EntryRun>>(kHeads, {{0, 10000}})).code(),
-      absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(large.Restore(10000, std::vector<std::vector<EntryRun>>(kHeads, {{0, 10000}})).code(),
+            absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(large.num_tokens(), 0);
 }
 

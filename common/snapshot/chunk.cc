@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/snapshot/crc32c.h"
+#include "common/crypto/crc32c.h"
 #include "common/snapshot/encoding.h"
 #include "common/snapshot/host_pages.h"
 #include "common/snapshot/runs.h"
@@ -46,8 +46,7 @@ void ForEachPiece(const EntryRuns& runs, int64_t first_serial, Body&& body) {
         tile_end = std::min(total, tile_begin + kPageEntries);
       }
       const int64_t offset = serial % kPageEntries;
-      const int64_t count =
-          std::min({run.end - serial, kPageEntries - offset, tile_end - done});
+      const int64_t count = std::min({run.end - serial, kPageEntries - offset, tile_end - done});
       body(Piece{tile_begin, tile_end - tile_begin, done - tile_begin, serial / kPageEntries,
                  offset, count});
       serial += count;
@@ -105,8 +104,8 @@ void StoreNumber(float number, bool is_float32, char* at) {
 // One head's part of a payload where the chunk's type is not the pool's: number by number.
 class HeadConverter {
  public:
-  HeadConverter(v1::Encoding encoding, bool pool_is_float32, int64_t num_entries,
-                int64_t head_size, char* payload)
+  HeadConverter(v1::Encoding encoding, bool pool_is_float32, int64_t num_entries, int64_t head_size,
+                char* payload)
       : encoding_(encoding),
         pool_is_float32_(pool_is_float32),
         page_number_bytes_(pool_is_float32 ? 4 : 2),
@@ -150,10 +149,9 @@ class HeadConverter {
         }
         for (int64_t d = 0; d < head_size_; ++d) {
           const char* const at = TileAt(piece, i, d, is_value);
-          const float number =
-              IsScaled(encoding_)
-                  ? Dequantise(static_cast<uint8_t>(*at), scale, encoding_)
-                  : LoadNumber(at, encoding_ == v1::ENCODING_FLOAT32);
+          const float number = IsScaled(encoding_)
+                                   ? Dequantise(static_cast<uint8_t>(*at), scale, encoding_)
+                                   : LoadNumber(at, encoding_ == v1::ENCODING_FLOAT32);
           StoreNumber(number, pool_is_float32_, page + PageOffset(piece, i, d, is_value));
         }
       }
@@ -164,14 +162,14 @@ class HeadConverter {
  private:
   int64_t PageOffset(const Piece& piece, int64_t i, int64_t d, bool is_value) const {
     const int64_t entry = piece.page_offset + i;
-    return page_number_bytes_ * (is_value ? (kPageEntries + entry) * head_size_ + d
-                                          : d * kPageEntries + entry);
+    return page_number_bytes_ *
+           (is_value ? (kPageEntries + entry) * head_size_ + d : d * kPageEntries + entry);
   }
   char* TileAt(const Piece& piece, int64_t i, int64_t d, bool is_value) const {
     const int64_t entry = piece.tile_offset + i;
-    const int64_t number = 2 * piece.tile_begin * head_size_ +
-                           (is_value ? (piece.tile_width + entry) * head_size_ + d
-                                     : d * piece.tile_width + entry);
+    const int64_t number =
+        2 * piece.tile_begin * head_size_ +
+        (is_value ? (piece.tile_width + entry) * head_size_ + d : d * piece.tile_width + entry);
     return tiles_ + number * NumberBytes(encoding_);
   }
   char* ScaleAt(const Piece& piece, int64_t i, bool is_value) const {
@@ -270,8 +268,7 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
             absl::StrCat("entries that a policy has moved can't be stored by position: layer ",
                          layer, ", head ", head));
       }
-      heads.push_back(
-          HeldRuns(sequence, layer, head, range.first_serial, range.end_serial()));
+      heads.push_back(HeldRuns(sequence, layer, head, range.first_serial, range.end_serial()));
       is_whole &= NumEntries(heads.back()) == range.num_serials;
     }
   }
@@ -315,7 +312,7 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
   if (!is_whole) {
     for (const EntryRuns& runs : heads) ToWire(runs, range.first_serial, chunk.add_heads());
   }
-  chunk.set_crc32c(Crc32c(result.payload));
+  chunk.set_crc32c(crypto::Crc32c(result.payload));
   return result;
 }
 
@@ -328,26 +325,23 @@ absl::Status CheckChunk(const v1::Chunk& chunk, const memory::KvShape& shape) {
   if (chunk.first_layer() < 0 || chunk.num_layers() < 1 ||
       chunk.first_layer() > shape.num_layers - chunk.num_layers()) {
     return absl::InvalidArgumentError(absl::StrCat("a chunk is of layers that are not there: ",
-                                                   chunk.first_layer(), " + ",
-                                                   chunk.num_layers()));
+                                                   chunk.first_layer(), " + ", chunk.num_layers()));
   }
   if (chunk.num_serials() < 1 || chunk.num_serials() > kMaxSerial ||
       chunk.first_serial() > kMaxSerial) {
-    return absl::InvalidArgumentError(absl::StrCat("a chunk's serials are out of range: ",
-                                                   chunk.first_serial(), " + ",
-                                                   chunk.num_serials()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a chunk's serials are out of range: ", chunk.first_serial(), " + ", chunk.num_serials()));
   }
-  if (!chunk.heads().empty() &&
-      chunk.heads_size() != chunk.num_layers() * shape.num_kv_heads) {
+  if (!chunk.heads().empty() && chunk.heads_size() != chunk.num_layers() * shape.num_kv_heads) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a chunk has not one set of entries per layer and head: ", chunk.heads_size()));
   }
   ASSIGN_OR_RETURN(const HeadRuns heads, RunsOf(chunk, shape.num_kv_heads));
   const int64_t bytes = PayloadBytes(heads, chunk.encoding(), shape.head_size);
   if (bytes < 1 || bytes > kMaxChunkBytes || bytes != chunk.num_bytes()) {
-    return absl::InvalidArgumentError(absl::StrCat("a chunk's size is not that of its entries: ",
-                                                   chunk.num_bytes(), " bytes, entries need ",
-                                                   bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a chunk's size is not that of its entries: ", chunk.num_bytes(),
+                     " bytes, entries need ", bytes));
   }
   return absl::OkStatus();
 }
@@ -357,15 +351,13 @@ absl::Status ImportChunk(const v1::Chunk& chunk, absl::string_view payload,
   const memory::KvShape& shape = sequence->shape();
   const ChunkRange range = RangeOf(chunk);
   if (range.end_serial() > sequence->num_tokens()) {
-    return absl::InvalidArgumentError(absl::StrCat("a chunk ends beyond the memory: ",
-                                                   range.end_serial(), " of ",
-                                                   sequence->num_tokens()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a chunk ends beyond the memory: ", range.end_serial(), " of ", sequence->num_tokens()));
   }
-  if (payload.size() != chunk.num_bytes() || Crc32c(payload) != chunk.crc32c()) {
-    return absl::DataLossError(
-        absl::StrCat("a chunk's bytes are not those that were stored: serials ",
-                     range.first_serial, " + ", range.num_serials, ", ", payload.size(), " of ",
-                     chunk.num_bytes(), " bytes"));
+  if (payload.size() != chunk.num_bytes() || crypto::Crc32c(payload) != chunk.crc32c()) {
+    return absl::DataLossError(absl::StrCat(
+        "a chunk's bytes are not those that were stored: serials ", range.first_serial, " + ",
+        range.num_serials, ", ", payload.size(), " of ", chunk.num_bytes(), " bytes"));
   }
   ASSIGN_OR_RETURN(const HeadRuns heads, RunsOf(chunk, shape.num_kv_heads));
   ASSIGN_OR_RETURN(const HostPages pages, HostPages::Load(*sequence, range));

@@ -37,7 +37,8 @@ class ChunkPlan {
 
   // Where the chunks that begin at `first_serial` end when they are full: at the end of a page.
   int64_t FullEnd(int64_t first_serial) const;
-  // The chunks of serials [first, end), `end` being at most FullEnd(first): one per group of layers.
+  // The chunks of serials [first, end), `end` being at most FullEnd(first): one per group of
+  // layers.
   std::vector<ChunkRange> Ranges(int64_t first, int64_t end) const;
 
  private:

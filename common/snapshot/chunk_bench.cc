@@ -2,7 +2,6 @@
 // "encoding" as in snapshot.proto; "shift": how far chunks begin from a page.
 #include <benchmark/benchmark.h>
 
-#include "common/snapshot/crc32c.h"
 #include "common/snapshot/test_memory.h"
 
 namespace mneme::snapshot {
@@ -58,17 +57,8 @@ void BM_Import(benchmark::State& state) {
   state.SetBytesProcessed(bytes);
 }
 
-void BM_Crc32c(benchmark::State& state) {
-  const std::string bytes(kMaxChunkBytes, 'x');
-  for (auto _ : state) {
-    benchmark::DoNotOptimize(state.range(0) == 1 ? Crc32c(bytes) : Crc32cPortable(bytes));
-  }
-  state.SetBytesProcessed(state.iterations() * kMaxChunkBytes);
-}
-
 BENCHMARK(BM_Export)->ArgNames({"encoding", "shift"})->ArgsProduct({{1, 2, 3, 4}, {0, 5}});
 BENCHMARK(BM_Import)->ArgNames({"encoding", "shift"})->ArgsProduct({{1, 2, 3, 4}, {0, 5}});
-BENCHMARK(BM_Crc32c)->ArgNames({"instruction"})->Arg(0)->Arg(1);
 
 }  // namespace
 }  // namespace mneme::snapshot

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "common/snapshot/crc32c.h"
+#include "common/crypto/crc32c.h"
 #include "common/snapshot/test_memory.h"
 #include "gmock/gmock.h"
 
@@ -59,8 +59,8 @@ TEST_P(ChunkKindTest, MemoryStoredInTurnsComesBackBitForBit) {
       if (random() % 4 == 0 && turn + 1 < turns) continue;
       const int64_t end =
           random() % 3 == 0 && turn + 1 < turns
-              ? stored_up_to + static_cast<int64_t>(random() % (sequence.num_tokens() -
-                                                                stored_up_to + 1))
+              ? stored_up_to +
+                    static_cast<int64_t>(random() % (sequence.num_tokens() - stored_up_to + 1))
               : sequence.num_tokens();
       Store(sequence, stored_up_to, end, exact, &stored);
       stored_up_to = end;
@@ -211,7 +211,8 @@ TEST_P(LossyChunkTest, NumbersComeBackWithinTheirBound) {
   const auto check = [&](const at::Tensor& want, const at::Tensor& have) {
     const at::Tensor wanted = want.to(at::kFloat);
     const at::Tensor scale = wanted.abs().amax(1, true) / (is_int8 ? 127.F : 448.F);
-    at::Tensor bound = is_int8 ? scale * 0.5F : at::maximum(wanted.abs() * 0x1p-4F, scale * 0x1p-10F);
+    at::Tensor bound =
+        is_int8 ? scale * 0.5F : at::maximum(wanted.abs() * 0x1p-4F, scale * 0x1p-10F);
     if (!is_scaled) bound = at::zeros_like(wanted);
     // A pool or chunk of bfloat16 rounds once more.
     if (GetParam().pool == at::kBFloat16 || GetParam().encoding == v1::ENCODING_BFLOAT16) {
@@ -229,20 +230,20 @@ TEST_P(LossyChunkTest, NumbersComeBackWithinTheirBound) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Encodings, LossyChunkTest,
-    ::testing::Values(Loss{at::kFloat, v1::ENCODING_INT8}, Loss{at::kFloat, v1::ENCODING_FP8_E4M3},
-                      Loss{at::kBFloat16, v1::ENCODING_INT8},
-                      Loss{at::kBFloat16, v1::ENCODING_FP8_E4M3},
-                      Loss{at::kFloat, v1::ENCODING_BFLOAT16},
-                      Loss{at::kBFloat16, v1::ENCODING_FLOAT32}));
+INSTANTIATE_TEST_SUITE_P(Encodings, LossyChunkTest,
+                         ::testing::Values(Loss{at::kFloat, v1::ENCODING_INT8},
+                                           Loss{at::kFloat, v1::ENCODING_FP8_E4M3},
+                                           Loss{at::kBFloat16, v1::ENCODING_INT8},
+                                           Loss{at::kBFloat16, v1::ENCODING_FP8_E4M3},
+                                           Loss{at::kFloat, v1::ENCODING_BFLOAT16},
+                                           Loss{at::kBFloat16, v1::ENCODING_FLOAT32}));
 
 TEST_F(ChunkTest, ScalesThatAreNoNumbersAreRefused) {
   const memory::KvSequence sequence = Sequence(20);
   auto chunk = *ExportChunk(sequence, {0, 3, 0, 20}, v1::ENCODING_INT8);
   const float infinite = std::numeric_limits<float>::infinity();
   std::memcpy(chunk->payload.data(), &infinite, sizeof(infinite));
-  chunk->chunk.set_crc32c(Crc32c(chunk->payload));
+  chunk->chunk.set_crc32c(crypto::Crc32c(chunk->payload));
   memory::KvSequence restored = Sequence(20);
   const absl::Status status = ImportChunk(chunk->chunk, chunk->payload, &restored);
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);

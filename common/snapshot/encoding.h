@@ -1,5 +1,5 @@
-// How the numbers of a chunk are stored (docs/snapshots.md): exact copies, or 8 bits with a scale per
-// entry, of its key and of its value apart.
+// How the numbers of a chunk are stored (docs/snapshots.md): exact copies, or 8 bits with a scale
+// per entry, of its key and of its value apart.
 #pragma once
 
 #include <ATen/core/Tensor.h>

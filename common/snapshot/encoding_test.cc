@@ -1,13 +1,11 @@
-// Numbers in 8 bits, and checksums.
+// Numbers in 8 bits.
 #include "common/snapshot/encoding.h"
 
 #include <cmath>
 #include <limits>
 #include <random>
-#include <string>
 #include <vector>
 
-#include "common/snapshot/crc32c.h"
 #include "gtest/gtest.h"
 
 namespace mneme::snapshot {
@@ -72,28 +70,6 @@ TEST(EncodingTest, UnknownOnesAreRefused) {
   EXPECT_EQ(*ResolveEncoding(v1::ENCODING_INT8, at::kFloat), v1::ENCODING_INT8);
   EXPECT_EQ(ResolveEncoding(static_cast<v1::Encoding>(9), at::kFloat).status().code(),
             absl::StatusCode::kInvalidArgument);
-}
-
-TEST(Crc32cTest, IsTheOneOfRfc3720) {
-  std::string ascending, descending;
-  for (int i = 0; i < 32; ++i) {
-    ascending.push_back(static_cast<char>(i));
-    descending.push_back(static_cast<char>(31 - i));
-  }
-  for (const auto crc : {&Crc32c, &Crc32cPortable}) {
-    EXPECT_EQ(crc(""), 0U);
-    EXPECT_EQ(crc("123456789"), 0xE3069283U);
-    EXPECT_EQ(crc(std::string(32, '\0')), 0x8A9136AAU);
-    EXPECT_EQ(crc(std::string(32, '\xFF')), 0x62A8AB43U);
-    EXPECT_EQ(crc(ascending), 0x46DD794EU);
-    EXPECT_EQ(crc(descending), 0x113FDB5CU);
-  }
-  std::mt19937_64 random(1);
-  for (size_t size = 0; size < 200; ++size) {
-    std::string bytes(size, '\0');
-    for (char& byte : bytes) byte = static_cast<char>(random());
-    EXPECT_EQ(Crc32c(bytes), Crc32cPortable(bytes)) << size;
-  }
 }
 
 }  // namespace

@@ -52,9 +52,8 @@ absl::StatusOr<HostPages> HostPages::Load(const memory::KvSequence& sequence,
 
 absl::Status HostPages::Store() const {
   if (!copy_.defined()) return absl::OkStatus();
-  return CatchTorch("copying pages to the device", [&] {
-    pool_->tensor().index_copy_(0, ids_, copy_.to(pool_->device()));
-  });
+  return CatchTorch("copying pages to the device",
+                    [&] { pool_->tensor().index_copy_(0, ids_, copy_.to(pool_->device())); });
 }
 
 }  // namespace mneme::snapshot

@@ -1,11 +1,10 @@
 #include "common/snapshot/manifest.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crypto/sha256.h"
 #include "common/snapshot/chunk.h"
 #include "common/status/status_macros.h"
 #include "kernels/paged_attention_layout.h"
@@ -27,8 +26,8 @@ bool IsSame(const EntryRuns& a, const EntryRuns& b) {
 }
 
 absl::Status Differs(absl::string_view what, absl::string_view stored, absl::string_view wanted) {
-  return absl::FailedPreconditionError(absl::StrCat("the stored memory is of another ", what, ": \"",
-                                                    stored, "\" instead of \"", wanted, "\""));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the stored memory is of another ", what, ": \"", stored, "\" instead of \"", wanted, "\""));
 }
 
 absl::Status CheckLineage(const v1::Lineage& stored, const v1::Lineage& wanted) {
@@ -81,13 +80,11 @@ absl::Status CheckHeld(const EntryRuns& held, const EntryRuns& covered,
           absl::StrCat("held entries are in no chunk: some of [", run.begin, ", ", run.end, ")"));
     }
   }
-  const int64_t recent =
-      mask.window == 0 ? 0 : std::max<int64_t>(num_tokens - mask.window + 1, 0);
-  if (!Contains(held, recent, num_tokens) ||
-      !Contains(held, 0, std::min(mask.sinks, num_tokens))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "entries that the policy needs are not held: some of the first ", mask.sinks,
-        " or of those from ", recent, " on"));
+  const int64_t recent = mask.window == 0 ? 0 : std::max<int64_t>(num_tokens - mask.window + 1, 0);
+  if (!Contains(held, recent, num_tokens) || !Contains(held, 0, std::min(mask.sinks, num_tokens))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("entries that the policy needs are not held: some of the first ", mask.sinks,
+                     " or of those from ", recent, " on"));
   }
   return absl::OkStatus();
 }
@@ -103,10 +100,7 @@ std::string TokensDigest(absl::Span<const int32_t> tokens) {
       bytes.push_back(static_cast<char>(id >> shift & 0xFF));
     }
   }
-  std::string digest(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
-         reinterpret_cast<unsigned char*>(digest.data()));
-  return digest;
+  return crypto::Sha256(bytes);
 }
 
 v1::Manifest MakeManifest(const memory::KvSequence& sequence, const v1::Lineage& lineage,

@@ -74,9 +74,8 @@ TEST_F(ManifestTest, AnotherLineageShapeOrTokensAreRefusedAsNotUsable) {
            {"tokens", [](v1::Manifest& m) { m.set_num_tokens(121); }},
            {"tokens", [](v1::Manifest& m) { m.set_num_tokens(0); }},
            {"tokens", [](v1::Manifest& m) { m.set_num_tokens(99); }},
-           {"tokens", [](v1::Manifest& m) {
-              m.set_num_tokens(std::numeric_limits<uint64_t>::max());
-            }}}) {
+           {"tokens",
+            [](v1::Manifest& m) { m.set_num_tokens(std::numeric_limits<uint64_t>::max()); }}}) {
     v1::Manifest manifest = stored_.manifest;
     change(manifest);
     const absl::Status status = Check(manifest);

@@ -21,16 +21,15 @@ void Append(int64_t begin, int64_t end, EntryRuns* runs) {
 
 absl::StatusOr<EntryRuns> FromWire(const v1::Runs& runs, int64_t origin, int64_t limit) {
   if (runs.lengths_size() > 2 * (limit - origin) + 2) {
-    return absl::InvalidArgumentError(absl::StrCat("more runs than entries: ", runs.lengths_size(),
-                                                   " of ", limit - origin));
+    return absl::InvalidArgumentError(
+        absl::StrCat("more runs than entries: ", runs.lengths_size(), " of ", limit - origin));
   }
   EntryRuns result;
   int64_t at = origin;
   for (int i = 0; i < runs.lengths_size(); ++i) {
     if (runs.lengths(i) > static_cast<uint64_t>(limit - at)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("runs end beyond their entries: length ", runs.lengths(i), " at ", at,
-                       " of ", limit));
+      return absl::InvalidArgumentError(absl::StrCat("runs end beyond their entries: length ",
+                                                     runs.lengths(i), " at ", at, " of ", limit));
     }
     const int64_t end = at + static_cast<int64_t>(runs.lengths(i));
     if (i % 2 == 1) Append(at, end, &result);

@@ -1,4 +1,5 @@
-// Sets of entries, as the wire has them (Runs: so many left out, so many taken, …) and as code does.
+// Sets of entries, as the wire has them (Runs: so many left out, so many taken, …) and as code
+// does.
 #pragma once
 
 #include <cstdint>

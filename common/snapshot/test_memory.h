@@ -22,8 +22,7 @@ namespace mneme::snapshot {
 
 inline std::unique_ptr<memory::KvPool> MakePool(int64_t head_size, at::ScalarType dtype,
                                                 int64_t num_pages) {
-  const int64_t page_bytes =
-      2 * 16 * head_size * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t page_bytes = 2 * 16 * head_size * static_cast<int64_t>(c10::elementSize(dtype));
   return *memory::KvPool::Create(
       {.head_size = head_size, .dtype = dtype, .budget_bytes = num_pages * page_bytes});
 }
@@ -115,8 +114,7 @@ void ForEachHead(const memory::KvSequence& sequence, Body&& body) {
 }
 
 // Bit for bit.
-inline void ExpectSameMemory(const memory::KvSequence& actual,
-                             const memory::KvSequence& expected) {
+inline void ExpectSameMemory(const memory::KvSequence& actual, const memory::KvSequence& expected) {
   ASSERT_EQ(actual.num_tokens(), expected.num_tokens());
   EXPECT_EQ(actual.num_pages(), expected.num_pages());
   const auto bits = [](const at::Tensor& numbers) {

@@ -135,8 +135,7 @@ TEST_P(DefaultSessionTest, ComeBackBitForBitWithAWindow) {
   ExpectSameTexts(request);
 }
 
-INSTANTIATE_TEST_SUITE_P(ComputeTypes, DefaultSessionTest,
-                         ::testing::Values("float32", "bfloat16"),
+INSTANTIATE_TEST_SUITE_P(ComputeTypes, DefaultSessionTest, ::testing::Values("float32", "bfloat16"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -35,11 +35,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<StepModel
                                                        const EngineOptions& options,
                                                        ExecutorMetrics* metrics) {
   auto engine = absl::WrapUnique(new Engine(std::move(model), options, metrics));
-  ASSIGN_OR_RETURN(engine->scheduler_,
-                   Scheduler::Create(engine->model_.get(), options.scheduler, metrics,
-                                     std::make_unique<SessionMemory>(
-                                         options.sessions, options.memory_service,
-                                         engine->signal_, metrics)));
+  ASSIGN_OR_RETURN(
+      engine->scheduler_,
+      Scheduler::Create(engine->model_.get(), options.scheduler, metrics,
+                        std::make_unique<SessionMemory>(options.sessions, options.memory_service,
+                                                        engine->signal_, metrics)));
   engine->limits_ = {.model = engine->model_->limits(),
                      .kv_shape = engine->model_->kv_shape(),
                      .num_pages = engine->scheduler_->pool().num_pages(),
@@ -134,9 +134,8 @@ absl::Status Engine::Call(std::function<absl::Status(Scheduler&)> body) {
   {
     sync::MutexLock lock(mutex_);
     if (has_ended_) return absl::UnavailableError("the executor is shutting down");
-    calls_.push_back([promise, &body](Scheduler& scheduler) {
-      promise->set_value(body(scheduler));
-    });
+    calls_.push_back(
+        [promise, &body](Scheduler& scheduler) { promise->set_value(body(scheduler)); });
   }
   signal_->Notify();
   return result.get();

@@ -59,8 +59,9 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
       prefix_cache_evictions(registry.AddCounter("mneme_executor_prefix_cache_evictions_total",
                                                  "Ended sequences whose pages were given back "
                                                  "before anybody asked for them.")),
-      restored_tokens(registry.AddCounter("mneme_executor_restored_tokens_total",
-                                          "Tokens whose entries came back from a stored snapshot.")),
+      restored_tokens(
+          registry.AddCounter("mneme_executor_restored_tokens_total",
+                              "Tokens whose entries came back from a stored snapshot.")),
       restores_failed(registry.AddCounter("mneme_executor_restores_failed_total",
                                           "Stored memories that were not used but computed anew.")),
       restore_seconds(registry.AddHistogram("mneme_executor_restore_seconds",
@@ -68,9 +69,9 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
                                             metrics::LatencyBounds())),
       snapshots_stored(registry.AddCounter(kSnapshots, kSnapshotsHelp, {{"result", "stored"}})),
       snapshots_failed(registry.AddCounter(kSnapshots, kSnapshotsHelp, {{"result", "failed"}})),
-      stage_seconds(registry.AddHistogram("mneme_executor_stage_seconds",
-                                          "From an answer's last token until its memory was stored.",
-                                          metrics::LatencyBounds())),
+      stage_seconds(registry.AddHistogram(
+          "mneme_executor_stage_seconds",
+          "From an answer's last token until its memory was stored.", metrics::LatencyBounds())),
       snapshot_bytes_sent(registry.AddCounter("mneme_executor_snapshot_bytes_sent_total",
                                               "Chunk bytes sent to the memory service.")),
       snapshot_bytes_fetched(registry.AddCounter("mneme_executor_snapshot_bytes_fetched_total",

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/snapshot/crc32c.h"
+#include "common/crypto/crc32c.h"
 #include "common/sync/mutex.h"
 #include "mneme/memory/v1/memory.grpc.pb.h"
 
@@ -69,7 +69,7 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
         }
         const snapshot::v1::Chunk& chunk = request.chunk().chunk();
         if (chunk.num_bytes() != request.chunk().payload().size() || chunk.digest().size() != 16 ||
-            chunk.crc32c() != snapshot::Crc32c(request.chunk().payload())) {
+            chunk.crc32c() != crypto::Crc32c(request.chunk().payload())) {
           return {grpc::StatusCode::DATA_LOSS, "payload does not fit"};
         }
         sync::MutexLock lock(mutex_);
@@ -95,8 +95,9 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
     return {grpc::StatusCode::CANCELLED, "no manifest"};
   }
 
-  grpc::Status FetchSnapshot(grpc::ServerContext*, const memory::v1::FetchSnapshotRequest* request,
-                             grpc::ServerWriter<memory::v1::FetchSnapshotResponse>* writer) override {
+  grpc::Status FetchSnapshot(
+      grpc::ServerContext*, const memory::v1::FetchSnapshotRequest* request,
+      grpc::ServerWriter<memory::v1::FetchSnapshotResponse>* writer) override {
     const auto& hook = request->manifest_only() ? at_look : at_fetch;
     if (hook) {
       if (const grpc::Status status = hook(); !status.ok()) return status;

@@ -1,5 +1,6 @@
-// A session's stored memory on its way back: worker threads ask the memory service for the manifest,
-// judge it, and get the chunks that the host cache lacks; the engine takes them one by one.
+// A session's stored memory on its way back: worker threads ask the memory service for the
+// manifest, judge it, and get the chunks that the host cache lacks; the engine takes them one by
+// one.
 #pragma once
 
 #include <grpcpp/client_context.h>

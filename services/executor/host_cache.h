@@ -1,5 +1,6 @@
-// Copies of snapshot chunks in host memory: a session whose pages were given back comes back without
-// the store. Chunks are found by tenant and digest, never by another tenant; equal ones are one.
+// Copies of snapshot chunks in host memory: a session whose pages were given back comes back
+// without the store. Chunks are found by tenant and digest, never by another tenant; equal ones are
+// one.
 #pragma once
 
 #include <cstdint>

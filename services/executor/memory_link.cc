@@ -31,8 +31,8 @@ MemoryLink::MemoryLink(std::shared_ptr<memory::v1::MemoryService::StubInterface>
 std::shared_ptr<Staging> MemoryLink::Stage(TurnIdentity turn) {
   return std::make_shared<Staging>(
       std::move(turn), stub_.get(),
-      [this](std::function<void()> task) { return stagers_.TryRun(std::move(task)); },
-      &host_cache_, signal_);
+      [this](std::function<void()> task) { return stagers_.TryRun(std::move(task)); }, &host_cache_,
+      signal_);
 }
 
 std::shared_ptr<Fetch> MemoryLink::StartFetch(FetchRequest request) {

@@ -1,7 +1,7 @@
-// Time to the first token of a session of 8k tokens on the default model, through the real stubs: from
-// text, from hot pages, and from a snapshot that comes over the network; and what storing a turn adds
-// after its last token. The memory service is the tests' one: what is measured is the executor and
-// the wire, not Redis. Argument "compute": 0 float32, 1 bfloat16.
+// Time to the first token of a session of 8k tokens on the default model, through the real stubs:
+// from text, from hot pages, and from a snapshot that comes over the network; and what storing a
+// turn adds after its last token. The memory service is the tests' one: what is measured is the
+// executor and the wire, not Redis. Argument "compute": 0 float32, 1 bfloat16.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -60,8 +60,7 @@ struct System {
         token = absl::Now();
         if (result.ids.empty()) result.first_token_seconds = absl::ToDoubleSeconds(token - begin);
       }
-      result.ids.insert(result.ids.end(), response.token_ids().begin(),
-                        response.token_ids().end());
+      result.ids.insert(result.ids.end(), response.token_ids().begin(), response.token_ids().end());
       result.last = response;
     }
     result.end_seconds = absl::ToDoubleSeconds(absl::Now() - token);

@@ -467,9 +467,8 @@ bool Scheduler::RestoreTurns(Instant deadline) {
   }
   bool has_moved = false;
   for (Sequence* const sequence : restoring) {
-    const bool is_there = std::any_of(running_.begin(), running_.end(), [&](const auto& other) {
-      return other.get() == sequence;
-    });
+    const bool is_there = std::any_of(running_.begin(), running_.end(),
+                                      [&](const auto& other) { return other.get() == sequence; });
     if (!is_there) continue;  // gave its pages to an older one
     const int num_imported = sequence->turn->num_imported;
     std::vector<Share> nobody;
@@ -521,8 +520,7 @@ absl::Status Scheduler::FinishTurn(absl::string_view tenant, absl::string_view s
   Sequence* const closing = find_in(closing_);
   Sequence* const running = find_in(running_);
   Sequence* const waiting = find_in(waiting_);
-  Sequence* const sequence =
-      closing != nullptr ? closing : running != nullptr ? running : waiting;
+  Sequence* const sequence = closing != nullptr ? closing : running != nullptr ? running : waiting;
   if (sequence == nullptr) {
     return absl::NotFoundError("no turn of this session is being computed under this lease");
   }

@@ -7,8 +7,8 @@
 // too far behind pauses: it is not scheduled, and is the first to give pages back. Before anybody
 // running does, the cache of ended sequences (sequence_cache.h) gives back what it has.
 //
-// A session's turn may wait for stored memory before it runs, and for its own to be stored after its
-// last token (session_memory.h); others go on meanwhile.
+// A session's turn may wait for stored memory before it runs, and for its own to be stored after
+// its last token (session_memory.h); others go on meanwhile.
 #pragma once
 
 #include <chrono>
@@ -53,9 +53,10 @@ class Scheduler {
                                                            const SchedulerOptions& options,
                                                            ExecutorMetrics* metrics);
   // The same with a memory service; `sessions` must not be null.
-  static absl::StatusOr<std::unique_ptr<Scheduler>> Create(
-      StepModel* model, const SchedulerOptions& options, ExecutorMetrics* metrics,
-      std::unique_ptr<SessionMemory> sessions);
+  static absl::StatusOr<std::unique_ptr<Scheduler>> Create(StepModel* model,
+                                                           const SchedulerOptions& options,
+                                                           ExecutorMetrics* metrics,
+                                                           std::unique_ptr<SessionMemory> sessions);
 
   // Takes a request over; it has passed TokenLimit (admission.h).
   void Add(std::shared_ptr<Request> request);

@@ -707,8 +707,8 @@ TEST(SchedulerCacheTest, WhatACancelledRequestHasComputedIsKept) {
   bench.Run();
   EXPECT_EQ(stream->status().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
-  spec.sampling = std::make_shared<SamplingParams>(
-      SamplingParams{.temperature = 0, .max_tokens = 20});
+  spec.sampling =
+      std::make_shared<SamplingParams>(SamplingParams{.temperature = 0, .max_tokens = 20});
   const Answer answer = bench.Ask(spec, "a");
   EXPECT_EQ(answer.end->receipt.reused_tokens(), 80);
   EXPECT_EQ(answer.ids, Alone(spec)[0].ids);

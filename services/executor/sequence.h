@@ -79,8 +79,8 @@ struct Sequence {
   int64_t num_scored = 0;  // tokens [1, num_scored) of the prompt have their logprobs
   // Of a continuation: of its tokens so far. Of a context: of each continuation's first token.
   std::vector<TokenScores> scores;
-  bool forked = false;  // the other answers have been made
-  bool opened = false;  // has had a place in the batch
+  bool forked = false;                // the other answers have been made
+  bool opened = false;                // has had a place in the batch
   std::unique_ptr<SessionTurn> turn;  // of a session's, once it has had a place in the batch
   AnswerEnd end;                      // of one that waits for its snapshot
   bool is_forgotten = false;          // nothing of it may be kept

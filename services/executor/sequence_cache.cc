@@ -91,10 +91,8 @@ void SequenceCache::Insert(CachedSequence sequence) {
   const bool is_session = !sequence.session_id.empty();
   if (!is_session) {
     if (chain.empty()) return;
-    const std::optional<Match> match =
-        FindLongest(sequence.tenant, policy, sequence.tokens, chain);
-    if (match.has_value() &&
-        match->num_tokens == static_cast<int64_t>(sequence.tokens.size())) {
+    const std::optional<Match> match = FindLongest(sequence.tenant, policy, sequence.tokens, chain);
+    if (match.has_value() && match->num_tokens == static_cast<int64_t>(sequence.tokens.size())) {
       entries_.splice(entries_.end(), entries_, match->entry);
       return;
     }

@@ -31,10 +31,10 @@ class SequenceCacheTest : public ::testing::Test {
     cache_ = std::make_unique<SequenceCache>(pool_.get(), max_pages, &metrics_);
   }
 
-  CachedSequence Sequence(const std::vector<int32_t>& tokens, const std::string& tenant = "t",
-                          const std::string& session = "",
-                          std::shared_ptr<const memory::MemoryPolicy> policy =
-                              memory::FullPolicy()) {
+  CachedSequence Sequence(
+      const std::vector<int32_t>& tokens, const std::string& tenant = "t",
+      const std::string& session = "",
+      std::shared_ptr<const memory::MemoryPolicy> policy = memory::FullPolicy()) {
     memory::KvSequence memory(pool_.get(), kShape, std::move(policy));
     EXPECT_TRUE(memory.Reserve(static_cast<int64_t>(tokens.size())).ok());
     memory.Advance(static_cast<int64_t>(tokens.size()));

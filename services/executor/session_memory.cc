@@ -164,8 +164,7 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
     const std::optional<Fetch::Arrived> arrived = fetch.TryPop();
     if (!arrived.has_value()) break;
     const snapshot::v1::Chunk& chunk = manifest.chunks(arrived->index);
-    const absl::Status status =
-        snapshot::ImportChunk(chunk, *arrived->payload, &*sequence->memory);
+    const absl::Status status = snapshot::ImportChunk(chunk, *arrived->payload, &*sequence->memory);
     if (!status.ok()) {
       FailRestore(sequence, status);
       return absl::OkStatus();
@@ -271,8 +270,8 @@ bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
     turn.base = StoredOf(stored->manifest(), spec.parent_version + 1);
     metrics_->snapshots_stored.Increment();
   } else {
-    turn.not_stored_reason = absl::StrCat(
-        "the turn's key/value memory could not be stored: ", stored.status().message());
+    turn.not_stored_reason = absl::StrCat("the turn's key/value memory could not be stored: ",
+                                          stored.status().message());
     log::Warning("snapshot not stored", {{"request", spec.request_id},
                                          {"session", spec.session_id},
                                          {"error", stored.status().ToString()}});

@@ -1,6 +1,7 @@
-// Keeps the memory of sessions in the memory service, for the engine: brings a turn's past back when
-// its pages are gone, stores new entries while the turn is computed, and tells at its end what was
-// stored. The engine's thread only copies between pages and bytes here; the network is the workers'.
+// Keeps the memory of sessions in the memory service, for the engine: brings a turn's past back
+// when its pages are gone, stores new entries while the turn is computed, and tells at its end what
+// was stored. The engine's thread only copies between pages and bytes here; the network is the
+// workers'.
 //
 // Whatever fails, the turn goes on: memory that can't be restored is computed from the tokens, and
 // an answer that can't be stored says so in its receipt.

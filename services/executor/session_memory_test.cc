@@ -167,8 +167,8 @@ class SessionMemoryTest : public ::testing::TestWithParam<bool> {
   std::unique_ptr<Executor> NewExecutor(const SessionMemoryOptions& options = Patient(),
                                         int64_t num_pages = int64_t{256} * 300,
                                         std::function<absl::Status()> before_step = nullptr) {
-    return std::make_unique<Executor>(rpc::ConnectTo(memory_server_->address()), options,
-                                      num_pages, std::move(before_step));
+    return std::make_unique<Executor>(rpc::ConnectTo(memory_server_->address()), options, num_pages,
+                                      std::move(before_step));
   }
 
   // A turn of the session: the log so far and some new tokens.
@@ -297,7 +297,8 @@ TEST_P(SessionMemoryTest, WhateverIsWrongWithTheStoreTheMemoryIsBuiltAnew) {
   const auto first = NewExecutor();
   Run(*first, 150, 40);
   int64_t num_failures = 0;
-  const auto expect_rebuilt = [&](const std::string& what, const SessionMemoryOptions& options = Patient()) {
+  const auto expect_rebuilt = [&](const std::string& what,
+                                  const SessionMemoryOptions& options = Patient()) {
     const auto executor = NewExecutor(options);
     // Not committed: each time the same turn again.
     const std::vector<int32_t> log = log_;
@@ -592,7 +593,8 @@ TEST_P(SessionSoakTest, RandomFailuresNeverChangeAText) {
   };
   memory_.at_stage = memory_.at_staged_chunk = memory_.at_manifest = fail;
   memory_.at_look = memory_.at_fetch = memory_.at_fetched_chunk = fail;
-  std::unique_ptr<Executor> executors[2] = {NewExecutor(Patient(), int64_t{256} * 50), NewExecutor()};
+  std::unique_ptr<Executor> executors[2] = {NewExecutor(Patient(), int64_t{256} * 50),
+                                            NewExecutor()};
   v1::GenerateRequest other;
   for (int i = 0; i < 300; ++i) other.add_prompt_ids(1 + i % 50);
   other.mutable_sampling()->set_max_tokens(3);
@@ -603,7 +605,7 @@ TEST_P(SessionSoakTest, RandomFailuresNeverChangeAText) {
       sync::MutexLock lock(mutex);
       is_faulty = random() % 2 == 0;
     }
-    if (random() % 8 == 0) executors[1] = NewExecutor();  // it died
+    if (random() % 8 == 0) executors[1] = NewExecutor();   // it died
     if (random() % 6 == 0) executors[0]->Generate(other);  // pushes the session out
     const int num_new = 1 + static_cast<int>(random() % 20);
     Executor& executor = *executors[random() % 2];

@@ -36,10 +36,10 @@ struct SessionTurn {
   int num_imported = 0;       // chunks
 
   // Towards the store.
-  std::shared_ptr<Staging> staging;          // null: the turn is not stored
-  std::string not_stored_reason;             // why, or why it has failed
-  std::vector<snapshot::v1::Chunk> chunks;   // the manifest's so far, digests perhaps missing
-  int64_t exported_tokens = 0;               // that they cover
+  std::shared_ptr<Staging> staging;         // null: the turn is not stored
+  std::string not_stored_reason;            // why, or why it has failed
+  std::vector<snapshot::v1::Chunk> chunks;  // the manifest's so far, digests perhaps missing
+  int64_t exported_tokens = 0;              // that they cover
   bool is_manifest_sent = false;
   std::optional<std::chrono::steady_clock::time_point> ended;  // the answer, when it was complete
 

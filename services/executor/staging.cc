@@ -1,9 +1,8 @@
 #include "services/executor/staging.h"
 
-#include <openssl/sha.h>
-
 #include <utility>
 
+#include "common/crypto/sha256.h"
 #include "common/rpc/client.h"
 #include "common/rpc/grpc_status.h"
 
@@ -15,9 +14,7 @@ constexpr size_t kDigestBytes = 16;
 int64_t NowNs() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
 std::string DigestOf(const std::string& payload) {
-  std::string digest(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(payload.data()), payload.size(),
-         reinterpret_cast<unsigned char*>(digest.data()));
+  std::string digest = crypto::Sha256(payload);
   digest.resize(kDigestBytes);
   return digest;
 }
