@@ -17,12 +17,11 @@ venv="$cache/venv-bench"
 make_venv() {
   echo "[bench] making the peers' environment in $venv" >&2
   rm -rf "$venv" && python3 -m venv "$venv" || return 1
-  # torch without its CUDA packages: LD_LIBRARY_PATH below gives it the two libraries it needs.
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+  # With its CUDA packages (2.5 GB): Python's torch does not load without them, on any machine.
+  "$venv/bin/pip" install --quiet --disable-pip-version-check \
     "torch==$TORCH_VERSION" "accelerate==$BENCH_ACCELERATE_VERSION" || return 1
   "$venv/bin/pip" install --quiet --disable-pip-version-check \
-    "transformers==$BENCH_TRANSFORMERS_VERSION" "gguf==$BENCH_GGUF_VERSION" psutil jinja2 \
-    networkx sympy || return 1
+    "transformers==$BENCH_TRANSFORMERS_VERSION" "gguf==$BENCH_GGUF_VERSION" psutil || return 1
   # The compiler of Debian 12 trips over llama.cpp's AMX code.
   CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" \
     CXXFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" \
@@ -38,8 +37,7 @@ fi
 python=python3
 [ -e "$venv/.complete" ] && python="$venv/bin/python"
 model="$cache/models/$DEFAULT_MODEL_NAME/SmolLM2-135M-Instruct.Q4_1.gguf"
-LD_LIBRARY_PATH="$cache/libtorch-$TORCH_VERSION/lib" \
-  "$python" "$here/bench_peers.py" --bin "$build/bin" --model "$model" --threads "$(nproc)"
+"$python" "$here/bench_peers.py" --bin "$build/bin" --model "$model" --threads "$(nproc)"
 [ "${2:-}" = --peers-only ] && exit 0
 for bench in "$build"/bin/*_bench; do
   [ "$(basename "$bench")" = model_bench ] && continue
