@@ -20,8 +20,8 @@ const CpuFeatures& GetCpuFeatures();
 
 // The instruction sets that the CPU operators are compiled for. Results differ between them in the
 // last bits; a process stays with one.
-// kAmx is kAvx512Vnni with products of many rows by AMX, and gives the same results to the last bit.
-// In the order of preference.
+// kAmx is kAvx512Vnni with products of many rows by AMX, and gives the same results to the last
+// bit. In the order of preference.
 enum class Variant { kPortable, kAvx2, kAvx512Vnni, kAmx };
 
 // Returns the variant in use: the best that this processor has, unless set. Thread-safe.

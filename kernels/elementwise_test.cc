@@ -146,8 +146,8 @@ TEST_P(ElementwiseTest, WrongArgumentsAreRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, ElementwiseTest,
-                         ::testing::Values(Variant::kPortable, Variant::kAvx2,
-                                           Variant::kAvx512Vnni, Variant::kAmx),
+                         ::testing::Values(Variant::kPortable, Variant::kAvx2, Variant::kAvx512Vnni,
+                                           Variant::kAmx),
                          [](const auto& info) { return VariantName(info.param); });
 
 }  // namespace

@@ -87,7 +87,9 @@ void AddPanel(const Panel<kType>& panel, int64_t first_block, int64_t num_blocks
     }
   });
   __m512 sum[kGroup];
-  Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) { sum[t] = _mm512_loadu_ps(sums + t * 16); });
+  Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) {
+    sum[t] = _mm512_loadu_ps(sums + t * 16);
+  });
   for (int64_t p = 0; p < num_products; p += kRing) {
     Unroll<0, kRing>([&]<int i>() __attribute__((always_inline)) {
       const int64_t next = p + i + kAhead;
@@ -111,7 +113,9 @@ void AddPanel(const Panel<kType>& panel, int64_t first_block, int64_t num_blocks
       });
     });
   }
-  Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) { _mm512_storeu_ps(sums + t * 16, sum[t]); });
+  Unroll<0, kGroup>([&]<int t>() __attribute__((always_inline)) {
+    _mm512_storeu_ps(sums + t * 16, sum[t]);
+  });
 }
 
 template <WeightType kType>

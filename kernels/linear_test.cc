@@ -192,8 +192,8 @@ TEST_P(LinearTest, EmbeddingIsExact) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, LinearTest,
-                         ::testing::Values(Variant::kPortable, Variant::kAvx2,
-                                           Variant::kAvx512Vnni, Variant::kAmx),
+                         ::testing::Values(Variant::kPortable, Variant::kAvx2, Variant::kAvx512Vnni,
+                                           Variant::kAmx),
                          [](const auto& info) { return VariantName(info.param); });
 
 class LinearArgumentTest : public ::testing::Test {

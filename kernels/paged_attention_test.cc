@@ -337,8 +337,8 @@ TEST_P(PagedAttentionTest, WrongArgumentsAreRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, PagedAttentionTest,
-                         ::testing::Values(Variant::kPortable, Variant::kAvx2,
-                                           Variant::kAvx512Vnni, Variant::kAmx),
+                         ::testing::Values(Variant::kPortable, Variant::kAvx2, Variant::kAvx512Vnni,
+                                           Variant::kAmx),
                          [](const auto& info) { return VariantName(info.param); });
 
 }  // namespace
