@@ -45,10 +45,15 @@ function(mneme_test)
   set(alone "*")
   if(arg_TOGETHER)
     set(alone "-${arg_TOGETHER}")
+    set(together_timeout 600)
+    if(arg_TIMEOUT GREATER together_timeout)
+      set(together_timeout ${arg_TIMEOUT})
+    endif()
     add_test(NAME ${arg_PREFIX}.together
       COMMAND ${arg_NAME}_test "--gtest_filter=${arg_TOGETHER}")
     set_tests_properties(${arg_PREFIX}.together PROPERTIES
-      LABELS "${arg_LABELS}" TIMEOUT 600)
+      LABELS "${arg_LABELS}" TIMEOUT ${together_timeout}
+      ENVIRONMENT "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR};MNEME_CACHE=${MNEME_CACHE}")
   endif()
   gtest_discover_tests(${arg_NAME}_test
     TEST_PREFIX ${arg_PREFIX}.

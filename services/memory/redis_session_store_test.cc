@@ -369,7 +369,8 @@ TEST_F(RedisSessionStoreTest, ForkTakesNextToNoMemory) {
   CommitWithSnapshot(store(), "s", {PayloadOf("a", 500'000)});
   for (uint64_t version = 1; version < 100; ++version) FillSession("s", version);
   const int64_t before = *UsedMemory();
-  constexpr int kForks = 20;
+  // Buffers of connections come and go by some 10 KiB: many forks, so that they do not matter.
+  constexpr int kForks = 100;
   for (int i = 0; i < kForks; ++i) FillFork("s", absl::StrCat("f", i));
   EXPECT_LT((*UsedMemory() - before) / kForks, 8 << 10);
 }
