@@ -53,7 +53,7 @@ function(mneme_test)
       COMMAND ${arg_NAME}_test "--gtest_filter=${arg_TOGETHER}")
     set_tests_properties(${arg_PREFIX}.together PROPERTIES
       LABELS "${arg_LABELS}" TIMEOUT ${together_timeout}
-      ENVIRONMENT "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR};MNEME_CACHE=${MNEME_CACHE}")
+      ENVIRONMENT "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR};MNEME_CACHE=${MNEME_CACHE};MNEME_TEST_TIME_FACTOR=${MNEME_TEST_TIME_FACTOR}")
   endif()
   gtest_discover_tests(${arg_NAME}_test
     TEST_PREFIX ${arg_PREFIX}.
@@ -65,6 +65,7 @@ function(mneme_test)
   set(script ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}_test_environment.cmake)
   set(environment "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR}")
   string(APPEND environment ";MNEME_CACHE=${MNEME_CACHE};${arg_ENVIRONMENT}")
+  string(APPEND environment ";MNEME_TEST_TIME_FACTOR=${MNEME_TEST_TIME_FACTOR}")
   file(WRITE ${script} "foreach(test IN LISTS ${arg_NAME}_test_TESTS)
   set_tests_properties(\"\${test}\" PROPERTIES ENVIRONMENT \"${environment}\")
 endforeach()

@@ -19,6 +19,7 @@
 #include "services/cli/data_folder.h"
 #include "tests/support/mneme_up.h"
 #include "tests/support/run_command.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme {
 namespace {
@@ -238,7 +239,7 @@ class Terminal {
  private:
   template <typename Condition>
   void WaitUntil(Condition condition, absl::Duration timeout, const std::string& what) {
-    const absl::Time deadline = absl::Now() + timeout;
+    const absl::Time deadline = absl::Now() + testing::TimeLimit(timeout);
     while (!condition()) {
       pollfd file = {fd_, POLLIN, 0};
       poll(&file, 1, 100);

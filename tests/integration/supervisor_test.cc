@@ -16,6 +16,7 @@
 #include "tests/support/mneme_up.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme {
 namespace {
@@ -26,12 +27,13 @@ using testing::IsRunning;
 using testing::MnemeUp;
 using testing::RunMneme;
 using testing::TempFolder;
+using testing::TimeLimit;
 
 constexpr const char* kServices[] = {"tokenizer", "memory", "executor", "gateway"};
 
 // Returns those of the processes that still run after `timeout` at most.
 std::vector<pid_t> StillRunning(std::vector<pid_t> pids, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = absl::Now() + TimeLimit(timeout);
   while (true) {
     std::erase_if(pids, [](pid_t pid) { return !IsRunning(pid); });
     if (pids.empty() || absl::Now() > deadline) return pids;

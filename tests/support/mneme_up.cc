@@ -14,6 +14,7 @@
 #include "common/status/status_macros.h"
 #include "services/cli/data_folder.h"
 #include "tests/support/run_command.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::testing {
 namespace {
@@ -56,7 +57,7 @@ absl::StatusOr<std::unique_ptr<MnemeUp>> MnemeUp::Start(const MnemeUpOptions& op
   child.command.insert(child.command.end(), options.arguments.begin(), options.arguments.end());
   child.pipe_stdout = true;
   ASSIGN_OR_RETURN(up->child_, cli::ChildProcess::Start(child));
-  const absl::Time deadline = absl::Now() + options.start_timeout;
+  const absl::Time deadline = absl::Now() + TimeLimit(options.start_timeout);
   std::string line;
   std::string said;
   while (!absl::StrContains(line, "\n")) {
@@ -118,7 +119,7 @@ absl::Status MnemeUp::Signal(const std::string& service, int signal) const {
 
 absl::Status MnemeUp::WaitForRestart(const std::string& service, pid_t old_pid,
                                      absl::Duration timeout) const {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = absl::Now() + TimeLimit(timeout);
   while (true) {
     ASSIGN_OR_RETURN(const cli::v1::ServiceState state, ServiceOf(service));
     if (state.pid() != 0 && state.pid() != old_pid && state.state() == "ready") {

@@ -25,6 +25,7 @@
 #include "common/config/config.h"
 #include "common/status/status_macros.h"
 #include "tests/support/free_port.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::testing {
 namespace {
@@ -171,7 +172,7 @@ bool RedisServer::HasLoaded() const {
 }
 
 absl::Status RedisServer::WaitUntilLoaded() {
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  const absl::Time deadline = absl::Now() + TimeLimit(absl::Seconds(30));
   while (absl::Now() < deadline) {
     if (waitpid(pid_, nullptr, WNOHANG) == pid_) {
       pid_ = -1;

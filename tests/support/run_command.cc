@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/status/status_macros.h"
 #include "services/cli/child_process.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::testing {
 namespace {
@@ -36,7 +37,7 @@ absl::StatusOr<CommandResult> RunCommand(const std::vector<std::string>& command
   options.environment = environment;
   options.pipe_stdout = true;
   ASSIGN_OR_RETURN(cli::ChildProcess child, cli::ChildProcess::Start(options));
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = absl::Now() + TimeLimit(timeout);
   CommandResult result;
   cli::ChildExit exit;
   while (!exit.ended) {
@@ -49,8 +50,8 @@ absl::StatusOr<CommandResult> RunCommand(const std::vector<std::string>& command
     if (!open) absl::SleepFor(absl::Milliseconds(5));
     if (absl::Now() > deadline) {
       return absl::DeadlineExceededError(absl::StrCat("still running after ",
-                                                      absl::FormatDuration(timeout), ": ",
-                                                      command[0], "; it said: ", result.err));
+                                                      absl::FormatDuration(TimeLimit(timeout)),
+                                                      ": ", command[0], "; it said: ", result.err));
     }
   }
   Drain(child.stdout_fd(), &result.out);
