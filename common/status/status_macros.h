@@ -18,8 +18,9 @@
 #define ASSIGN_OR_RETURN(declaration, expression)                                           \
   MNEME_ASSIGN_OR_RETURN_IMPL(MNEME_STATUS_CONCAT(mneme_status_or_, __LINE__), declaration, \
                               expression)
-
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in parentheses.
 #define MNEME_ASSIGN_OR_RETURN_IMPL(status_or, declaration, expression) \
   auto status_or = (expression);                                        \
   if (!status_or.ok()) return std::move(status_or).status();            \
   declaration = *std::move(status_or)
+// NOLINTEND(bugprone-macro-parentheses)
