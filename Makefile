@@ -27,11 +27,12 @@ test: build ## Builds and runs all tests
 	@deploy/setup.sh --test
 	@ctest --preset $(PRESET) --parallel 2 --progress
 
-soak: build ## Runs conversations under random kills, twenty seeds (`make test` runs three)
+soak: build ## Runs conversations under random kills, twenty seeds (`make test` runs three), and Redis still for a minute
 	@deploy/setup.sh --test
 	@MNEME_SOAK_SEEDS=20 MNEME_BIN=$(abspath $(BUILD))/bin $(BUILD)/bin/soak_test
+	@MNEME_STOP_SECONDS=60 MNEME_BIN=$(abspath $(BUILD))/bin $(BUILD)/bin/store_fault_test --gtest_filter='*StandsStill*'
 
-lint: ## Checks formats and lint rules (clang-format, clang-tidy on changed files, buf, cargo)
+lint: build ## Checks formats and lint rules (clang-format, clang-tidy on changed files, buf, cargo)
 	@deploy/setup.sh --lint
 	@deploy/lint.sh $(BUILD)
 

@@ -32,10 +32,6 @@ function(mneme_proto)
   add_library(mneme::proto_${arg_NAME} ALIAS mneme_proto_${arg_NAME})
   target_include_directories(mneme_proto_${arg_NAME} SYSTEM PUBLIC ${MNEME_PROTO_OUT})
   target_link_libraries(mneme_proto_${arg_NAME} PUBLIC protobuf::libprotobuf gRPC::grpc++ ${arg_DEPS})
-  # Generated code is not ours to warn about, and its speed is not what anybody waits for.
-  target_compile_options(mneme_proto_${arg_NAME} PRIVATE -w -O1)
-  # Nor are undefined shifts in it ours to find; the checks double the time to compile it.
-  if(MNEME_SANITIZE MATCHES "undefined")
-    target_compile_options(mneme_proto_${arg_NAME} PRIVATE -fno-sanitize=undefined)
-  endif()
+  target_compile_options(mneme_proto_${arg_NAME} PRIVATE ${MNEME_PROTO_OPTIONS})
+  mneme_precompile(mneme_proto_${arg_NAME} proto)
 endfunction()

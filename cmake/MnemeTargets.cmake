@@ -3,8 +3,21 @@
 # makes mneme_redis and its alias mneme::redis.
 set(MNEME_ARGS SOURCES HEADERS DEPS)
 
+# Sets `set` to the precompiled headers (MnemePrecompiled.cmake) of the targets of this folder.
+function(mneme_precompiled_set set)
+  if(CMAKE_CURRENT_SOURCE_DIR MATCHES "/services/executor")
+    set(${set} engine PARENT_SCOPE)
+  elseif(CMAKE_CURRENT_SOURCE_DIR MATCHES "/(services|tests|common/rpc)")
+    set(${set} rpc PARENT_SCOPE)
+  elseif(CMAKE_CURRENT_SOURCE_DIR MATCHES "/(kernels|common/(memory|model|snapshot))")
+    set(${set} tensor PARENT_SCOPE)
+  else()
+    set(${set} base PARENT_SCOPE)
+  endif()
+endfunction()
+
 function(mneme_library)
-  cmake_parse_arguments(arg "SHARED" "NAME" "${MNEME_ARGS}" ${ARGN})
+  cmake_parse_arguments(arg "SHARED;WITHOUT_PRECOMPILED" "NAME" "${MNEME_ARGS}" ${ARGN})
   if(arg_SHARED)
     set(kind SHARED)
   elseif(arg_SOURCES)
@@ -18,6 +31,10 @@ function(mneme_library)
   add_library(mneme_${arg_NAME} ${kind} ${arg_SOURCES} ${arg_HEADERS})
   add_library(mneme::${arg_NAME} ALIAS mneme_${arg_NAME})
   target_link_libraries(mneme_${arg_NAME} PUBLIC mneme_options ${arg_DEPS})
+  if(NOT arg_WITHOUT_PRECOMPILED)
+    mneme_precompiled_set(set)
+    mneme_precompile(mneme_${arg_NAME} ${set})
+  endif()
 endfunction()
 
 # mneme_executable(NAME mneme-tokenizer SOURCES main.cc DEPS ...): lands in build/<preset>/bin.
@@ -25,6 +42,8 @@ function(mneme_executable)
   cmake_parse_arguments(arg "" "NAME" "${MNEME_ARGS}" ${ARGN})
   add_executable(${arg_NAME} ${arg_SOURCES} ${arg_HEADERS})
   target_link_libraries(${arg_NAME} PRIVATE mneme_options ${arg_DEPS})
+  mneme_precompiled_set(set)
+  mneme_precompile(${arg_NAME} ${set})
 endfunction()
 
 # mneme_test(NAME redis SOURCES client_test.cc DEPS mneme::redis LABELS unit [TIMEOUT 60] [PREFIX p])
@@ -42,6 +61,8 @@ function(mneme_test)
   add_executable(${arg_NAME}_test ${arg_SOURCES} ${arg_HEADERS})
   target_link_libraries(${arg_NAME}_test PRIVATE
     mneme_options ${arg_DEPS} GTest::gmock GTest::gtest_main)
+  mneme_precompiled_set(set)
+  mneme_precompile(${arg_NAME}_test ${set}_test)
   set(alone "*")
   if(arg_TOGETHER)
     set(alone "-${arg_TOGETHER}")
@@ -74,12 +95,16 @@ endforeach()
 endfunction()
 
 # mneme_bench(NAME linear SOURCES linear_bench.cc DEPS ...): a google-benchmark binary, run by
-# `make bench`, not by ctest.
+# `make bench`, not by ctest. OWN_MAIN: a program of its own, which takes the same arguments.
 function(mneme_bench)
-  cmake_parse_arguments(arg "" "NAME" "${MNEME_ARGS}" ${ARGN})
+  cmake_parse_arguments(arg "OWN_MAIN" "NAME" "${MNEME_ARGS}" ${ARGN})
   add_executable(${arg_NAME}_bench EXCLUDE_FROM_ALL ${arg_SOURCES})
   target_link_libraries(${arg_NAME}_bench PRIVATE
-    mneme_options ${arg_DEPS} benchmark::benchmark benchmark::benchmark_main)
+    mneme_options ${arg_DEPS})
+  if(NOT arg_OWN_MAIN)
+    target_link_libraries(${arg_NAME}_bench PRIVATE
+      benchmark::benchmark benchmark::benchmark_main)
+  endif()
   if(NOT TARGET benches)
     add_custom_target(benches)
   endif()

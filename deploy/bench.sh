@@ -39,8 +39,13 @@ python=python3
 model="$cache/models/$DEFAULT_MODEL_NAME/SmolLM2-135M-Instruct.Q4_1.gguf"
 "$python" "$here/bench_peers.py" --bin "$build/bin" --model "$model" --threads "$(nproc)"
 [ "${2:-}" = --peers-only ] && exit 0
+missed=()
 for bench in "$build"/bin/*_bench; do
   [ "$(basename "$bench")" = model_bench ] && continue
   echo "== $(basename "$bench")"
-  "$bench" --benchmark_min_time=0.2
+  "$bench" --benchmark_min_time=0.2 || missed+=("$(basename "$bench")")
 done
+if [ ${#missed[@]} -gt 0 ]; then
+  echo "[bench] failed, or missed a bar: ${missed[*]}" >&2
+  exit 1
+fi

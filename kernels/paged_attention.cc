@@ -12,6 +12,7 @@ using Write = void(const at::Tensor&, const at::Tensor&, const at::Tensor&, cons
                    const at::Tensor&, const at::Tensor&, const at::Tensor&);
 using Attend = void(const at::Tensor&, const std::optional<at::Tensor>&, const at::Tensor&,
                     const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                    const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
                     const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, double,
                     const at::Tensor&);
 
@@ -77,9 +78,18 @@ void PagedAttentionOut(const at::Tensor& q, const at::Tensor& pool, const Attent
   CheckBatch(batch, pool, kv_heads, q.size(2), "paged_attention");
   const auto window = PerSequence(batch.window, batch, "window");
   const auto sinks = PerSequence(batch.sinks, batch, "sinks");
+  std::optional<at::Tensor> hidden;
+  std::optional<at::Tensor> hidden_from;
+  if (batch.hidden.defined()) {
+    CheckRows(batch.hidden, at::kByte, 2, "paged_attention", "hidden");
+    CheckSize(batch.hidden, 0, q.size(0), "paged_attention", "hidden");
+    TORCH_CHECK_VALUE(batch.hidden_from.defined(), "paged_attention: hidden needs hidden_from");
+    hidden = batch.hidden;
+    hidden_from = PerSequence(batch.hidden_from, batch, "hidden_from");
+  }
   if (q.numel() == 0) return;
   op.call(q, q_sink, pool, batch.seq_slot, batch.query_start, batch.page_table, batch.lengths,
-          window, sinks, scale, out);
+          window, sinks, hidden, hidden_from, scale, out);
 }
 
 }  // namespace mneme::kernels
@@ -90,6 +100,6 @@ TORCH_LIBRARY_FRAGMENT(mneme, m) {
       "Tensor lengths, Tensor(a!) pool) -> ()");
   m.def(
       "paged_attention(Tensor q, Tensor? q_sink, Tensor pool, Tensor seq_slot, Tensor query_start, "
-      "Tensor page_table, Tensor lengths, Tensor? window, Tensor? sinks, float scale, "
-      "Tensor(a!) out) -> ()");
+      "Tensor page_table, Tensor lengths, Tensor? window, Tensor? sinks, Tensor? hidden, "
+      "Tensor? hidden_from, float scale, Tensor(a!) out) -> ()");
 }

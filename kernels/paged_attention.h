@@ -34,6 +34,11 @@ struct AttentionBatch {
   at::Tensor lengths;      // int32 [slots, Hkv], any strides: entries present BEFORE the step
   at::Tensor window;       // int32 [S] or undefined: query i sees entries j > i - window; 0 = all
   at::Tensor sinks;        // int32 [S] or undefined: entries j < sinks are visible in any window
+  // Masks that no rule gives, or undefined: uint8 [T, C]; entry hidden_from[s] + c of row r is
+  // hidden where hidden[r, c] is not 0. Entries before hidden_from[s], or C and more behind it, are
+  // not concerned.
+  at::Tensor hidden;
+  at::Tensor hidden_from;  // int32 [S]; needed with `hidden`
 };
 
 // Writes the new keys (already rotated) and values into their pages, converting to the pool's type.

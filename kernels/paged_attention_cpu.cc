@@ -144,7 +144,8 @@ class Attention {
  public:
   Attention(const at::Tensor& q, const std::optional<at::Tensor>& q_sink, const at::Tensor& pool,
             const Batch& batch, const std::optional<at::Tensor>& window,
-            const std::optional<at::Tensor>& sinks, double scale, int64_t kv_heads,
+            const std::optional<at::Tensor>& sinks, const std::optional<at::Tensor>& hidden,
+            const std::optional<at::Tensor>& hidden_from, double scale, int64_t kv_heads,
             const at::Tensor& out)
       : kernels_(Kernels(q.size(2))),
         half_(pool.scalar_type() == at::kBFloat16),
@@ -160,6 +161,12 @@ class Attention {
         scale_(static_cast<float>(scale)),
         window_(window.has_value() ? window->const_data_ptr<int32_t>() : nullptr),
         sinks_(sinks.has_value() ? sinks->const_data_ptr<int32_t>() : nullptr) {
+    if (hidden.has_value()) {
+      hidden_ = hidden->const_data_ptr<uint8_t>();
+      hidden_stride_ = hidden->stride(0);
+      hidden_size_ = hidden->size(1);
+      hidden_from_ = hidden_from->const_data_ptr<int32_t>();
+    }
     if (q_sink.has_value()) {
       sink_query_ = {q_sink->const_data_ptr<float>(), q_sink->stride(0), q_sink->stride(1)};
     }
@@ -223,12 +230,15 @@ class Attention {
     const int64_t begin = tile * kMaxTileQueries;
     const int64_t end = std::min(QueriesOf(s), begin + kMaxTileQueries);
     result.num_queries = static_cast<int>(end - begin);
+    result.hidden_size = hidden_size_;
+    result.hidden_from = hidden_ == nullptr ? 0 : hidden_from_[s];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = batch_.start[s] + i / group_;
       const int64_t head = h * group_ + i % group_;
       result.query[i - begin] = At(query_, row, head);
       result.sink_query[i - begin] = At(sink_query_, row, head);
       result.own[i - begin] = batch_.Length(s, h) + i / group_;
+      result.hidden[i - begin] = hidden_ == nullptr ? nullptr : hidden_ + row * hidden_stride_;
     }
     return result;
   }
@@ -328,17 +338,25 @@ class Attention {
   const float scale_;
   const int32_t* const window_;
   const int32_t* const sinks_;
+  const uint8_t* hidden_ = nullptr;
+  int64_t hidden_stride_ = 0;
+  int64_t hidden_size_ = 0;
+  const int32_t* hidden_from_ = nullptr;
 };
 
 void PagedAttentionCpu(const at::Tensor& q, const std::optional<at::Tensor>& q_sink,
                        const at::Tensor& pool, const at::Tensor& seq_slot,
                        const at::Tensor& query_start, const at::Tensor& page_table,
                        const at::Tensor& lengths, const std::optional<at::Tensor>& window,
-                       const std::optional<at::Tensor>& sinks, double scale,
+                       const std::optional<at::Tensor>& sinks,
+                       const std::optional<at::Tensor>& hidden,
+                       const std::optional<at::Tensor>& hidden_from, double scale,
                        const at::Tensor& out) {
   const Batch batch(seq_slot, query_start, page_table, lengths, q.size(0), pool.size(0),
                     "paged_attention");
-  Attention(q, q_sink, pool, batch, window, sinks, scale, page_table.size(1), out).Run();
+  Attention(q, q_sink, pool, batch, window, sinks, hidden, hidden_from, scale, page_table.size(1),
+            out)
+      .Run();
 }
 
 }  // namespace

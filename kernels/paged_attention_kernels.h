@@ -23,6 +23,10 @@ struct AttentionTile {
   const float* query[kMaxTileQueries];       // [D] each
   const float* sink_query[kMaxTileQueries];  // for entries < sinks; may equal query
   int64_t own[kMaxTileQueries];              // entry index of the query itself
+  // Masks of their own: entry hidden_from + c is hidden where hidden[query][c] is not 0; null: none
+  const uint8_t* hidden[kMaxTileQueries];
+  int64_t hidden_from = 0;
+  int64_t hidden_size = 0;  // C; 0: no query has a mask
 };
 
 // A softmax over some of the entries: sum of e^(score - max) V, not yet divided by total.

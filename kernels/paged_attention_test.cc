@@ -54,7 +54,7 @@ class World {
   AttentionBatch Batch(const std::vector<int32_t>& slots, const std::vector<int32_t>& counts) {
     std::vector<int32_t> start = {0};
     for (const int32_t count : counts) start.push_back(start.back() + count);
-    return {Ints(slots), Ints(start), table_, lengths_, {}, {}};
+    return {Ints(slots), Ints(start), table_, lengths_, {}, {}, {}, {}};
   }
   void Advance(const AttentionBatch& batch) {
     for (int64_t s = 0; s < batch.seq_slot.size(0); ++s) {
@@ -102,6 +102,13 @@ at::Tensor Reference(World& world, const AttentionBatch& batch, const at::Tensor
         for (int64_t j = 0; j <= own; ++j) {
           if (world.page(slot, kv, j / kPageEntries) < 0) continue;
           if (window > 0 && j <= own - window && j >= sinks) continue;
+          if (batch.hidden.defined()) {
+            const int64_t c = j - batch.hidden_from.const_data_ptr<int32_t>()[s];
+            const int64_t width = batch.hidden.size(1);
+            if (c >= 0 && c < width && batch.hidden.const_data_ptr<uint8_t>()[r * width + c] != 0) {
+              continue;
+            }
+          }
           const at::Tensor& from = j < sinks && q_sink.defined() ? q_sink : q;
           const float* x = from.const_data_ptr<float>() + (r * query_heads + head) * head_size;
           double score = 0;
@@ -192,6 +199,35 @@ TEST_P(PagedAttentionTest, MatchesDefinitionInDouble) {
             << shape.head_size << (masked ? " masked" : "");
       }
     }
+  });
+}
+
+TEST_P(PagedAttentionTest, HiddenEntriesAreLeftOut) {
+  ForAll([&](at::ScalarType type) {
+    const Shape shape{6, 2, 32};
+    World world(random_, shape, type);
+    Fill(world, {0, 1, 2}, {140, 20, 5});
+    AttentionBatch batch = world.Batch({0, 1, 2}, {30, 9, 30});
+    const auto k = RandomFloats(random_, {69, shape.kv_heads, shape.head_size});
+    const auto v = RandomFloats(random_, {69, shape.kv_heads, shape.head_size});
+    const auto q = RandomFloats(random_, {69, shape.query_heads, shape.head_size});
+    KvWrite(k, v, batch, world.pool());
+    const at::Tensor plain = at::empty_like(q);
+    PagedAttentionOut(q, world.pool(), batch, 0.2, plain);
+    // Columns that lie across pages and splits; the second sequence hides nothing.
+    batch.hidden = RandomFloats(random_, {69, 70}).gt(0.3).to(at::kByte);
+    batch.hidden.narrow(0, 30, 9).zero_();
+    batch.hidden.narrow(0, 39, 1).fill_(1);  // sees but the entries before
+    batch.hidden.narrow(0, 40, 1).zero_();
+    batch.hidden_from = Ints({100, 0, 0});
+    const at::Tensor out = at::full_like(q, 99.0f);
+    PagedAttentionOut(q, world.pool(), batch, 0.2, out);
+    const at::Tensor expected = Reference(world, batch, q, at::Tensor(), 0.2);
+    EXPECT_LT(out.sub(expected).abs().max().item<float>(), 5e-6f);
+    EXPECT_TRUE(BitwiseEqual(out.narrow(0, 30, 9), plain.narrow(0, 30, 9)));
+    EXPECT_TRUE(BitwiseEqual(out.narrow(0, 40, 1), plain.narrow(0, 40, 1)));
+    // Row 39 hides all that its sequence has.
+    EXPECT_EQ(out[39].abs().sum().item<float>(), 0.0f);
   });
 }
 
@@ -329,6 +365,11 @@ TEST_P(PagedAttentionTest, WrongArgumentsAreRefused) {
     AttentionBatch batch = world.Batch({0}, {3});
     batch.window = Ints({1, 2});
     EXPECT_THAT(message(batch, q), HasSubstr("window must have size 1"));
+    batch.window = at::Tensor();
+    batch.hidden = at::zeros({3, 4}, at::kByte);
+    EXPECT_THAT(message(batch, q), HasSubstr("hidden needs hidden_from"));
+    batch.hidden = at::zeros({2, 4}, at::kByte);
+    EXPECT_THAT(message(batch, q), HasSubstr("hidden must have size 3"));
     world.length(1, 0) = kMaxPages * kPageEntries - 2;
     EXPECT_THAT(message(world.Batch({1}, {3}), q), HasSubstr("page table has room for 768"));
     world.page(2, 1, 0) = -1;

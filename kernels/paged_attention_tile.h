@@ -43,6 +43,17 @@ inline uint32_t VisibleMask(const AttentionTile& tile, int64_t own, int64_t base
   return mask;
 }
 
+// Bit e: entry base + e is hidden from query r by its own mask.
+inline uint32_t HiddenMask(const AttentionTile& tile, int r, int64_t base) {
+  uint32_t mask = 0;
+  for (int64_t e = 0; e < kPageEntries; ++e) {
+    const int64_t column = base + e - tile.hidden_from;
+    if (column < 0 || column >= tile.hidden_size) continue;
+    mask |= static_cast<uint32_t>(tile.hidden[r][column] != 0) << e;
+  }
+  return mask;
+}
+
 // scores[r][0..16) = query r times the keys of a page.
 template <typename S, bool kHalf, int kRows>
 void ScorePage(const uint8_t* keys, int64_t head_size, const float* const* queries, float scale,
@@ -199,6 +210,7 @@ void Attend(const AttentionTile& tile, int64_t split, const AttentionPart& part)
     uint32_t any = 0;
     for (int r = 0; r < rows; ++r) {
       masks[r][p] = VisibleMask(tile, tile.own[r], base);
+      if (tile.hidden_size > 0) masks[r][p] &= ~HiddenMask(tile, r, base);
       any |= masks[r][p];
     }
     // Past the last visible page the table may end.

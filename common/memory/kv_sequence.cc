@@ -12,6 +12,7 @@
 #include "common/model/torch_status.h"
 #include "common/status/status_macros.h"
 #include "kernels/paged_attention.h"
+#include "kernels/rotary.h"
 
 namespace mneme::memory {
 namespace {
@@ -47,6 +48,7 @@ KvSequence::KvSequence(KvPool* pool, const KvShape& shape,
     : pool_(pool),
       shape_(shape),
       policy_(std::move(policy)),
+      state_(policy_->NewState(shape)),
       heads_(shape.num_heads()),
       lengths_(shape.num_heads(), 0) {}
 
@@ -80,8 +82,11 @@ void KvSequence::NotePages(int64_t change) {
   peak_pages_ = std::max(peak_pages_, num_pages_);
 }
 
-absl::Status KvSequence::Reserve(int64_t num_tokens) {
-  if (num_tokens <= reserved_tokens_) return absl::OkStatus();
+absl::Status KvSequence::Reserve(int64_t num_tokens, int64_t rewritten_from) {
+  // Entries will move into any of the present pages.
+  if (policy_->MovesEntriesAt(num_tokens_ + num_tokens)) rewritten_from = 0;
+  const bool rewrites = rewritten_from != std::numeric_limits<int64_t>::max();
+  if (num_tokens <= reserved_tokens_ && !rewrites) return absl::OkStatus();
   if (num_tokens > std::numeric_limits<int32_t>::max() / 2 - num_tokens_) {
     return absl::InvalidArgumentError(absl::StrCat("the sequence would pass 2^30 tokens: has ",
                                                    num_tokens_, ", adds ", num_tokens));
@@ -94,8 +99,9 @@ absl::Status KvSequence::Reserve(int64_t num_tokens) {
     const int64_t total = PagesOf(lengths_[h] + num_tokens);
     needed += std::max<int64_t>(total - static_cast<int64_t>(pages.size()), 0);
     most_pages = std::max(most_pages, total);
-    if (lengths_[h] % kPageEntries != 0 && pages[lengths_[h] / kPageEntries].is_shared()) {
-      copied.emplace_back(h, lengths_[h] / kPageEntries);
+    const int64_t written_from = std::min<int64_t>(lengths_[h], rewritten_from);
+    for (int64_t p = written_from / kPageEntries; p < PagesOf(lengths_[h]); ++p) {
+      if (pages[p] && pages[p].is_shared()) copied.emplace_back(h, p);
     }
   }
   if (slot_) RETURN_IF_ERROR(slot_.tables()->ReservePages(most_pages));
@@ -127,14 +133,14 @@ absl::Status KvSequence::Reserve(int64_t num_tokens) {
     }
   }
   NotePages(needed);
-  reserved_tokens_ = num_tokens;
+  reserved_tokens_ = std::max(reserved_tokens_, num_tokens);
   return absl::OkStatus();
 }
 
-void KvSequence::Advance(int64_t num_tokens) {
-  for (int32_t& length : lengths_) length += static_cast<int32_t>(num_tokens);
+void KvSequence::Advance(int64_t num_tokens, int64_t num_entries) {
+  for (int32_t& length : lengths_) length += static_cast<int32_t>(num_entries);
   num_tokens_ += num_tokens;
-  reserved_tokens_ -= num_tokens;
+  reserved_tokens_ -= num_entries;
   SyncLengths();
 }
 
@@ -238,11 +244,17 @@ absl::Status KvSequence::Compact(absl::Span<const KeptEntries> kept) {
   RETURN_IF_ERROR(pool_->Allocate(needed, fresh));
   const at::Tensor keys = KeysOf(*pool_);
   const at::Tensor values = ValuesOf(*pool_);
+  if (state_ != nullptr) state_->Keep(kept);
   for (const KeptEntries& entries : kept) {
     const int64_t h = entries.layer * shape_.num_kv_heads + entries.head;
     std::vector<KvPage>& pages = heads_[h].pages;
     heads_[h].hole_begin = heads_[h].hole_end = 0;
     const int64_t count = static_cast<int64_t>(entries.indices.size());
+    std::vector<int32_t> moved;
+    for (const int64_t index : entries.indices) {
+      moved.push_back(static_cast<int32_t>(position(entries.layer, entries.head, index)));
+    }
+    heads_[h].moved = std::move(moved);
     std::vector<int64_t> from_pages, from_offsets, to_pages, to_offsets;
     for (const int64_t index : entries.indices) {
       from_pages.push_back(pages[index / kPageEntries].id());
@@ -285,6 +297,71 @@ absl::Status KvSequence::Compact(absl::Span<const KeptEntries> kept) {
   return absl::OkStatus();
 }
 
+absl::Status KvSequence::Rearrange(const Rearrangement& order) {
+  const int64_t size = lengths_[0];
+  const int64_t end = order.first + static_cast<int64_t>(order.sources.size());
+  for (const int32_t length : lengths_) {
+    if (length != size) {
+      return absl::FailedPreconditionError("heads of different lengths can't be rearranged as one");
+    }
+  }
+  if (order.first < 0 || order.first > size || end > size + reserved_tokens_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no such place for entries: from ", order.first, " to ", end, " of ", size));
+  }
+  std::vector<int64_t> from_pages, from_offsets, to_pages, to_offsets;
+  for (const Head& head : heads_) {
+    for (const int64_t source : order.sources) {
+      if (source < 0 || source >= size) {
+        return absl::InvalidArgumentError(absl::StrCat("no such entry: ", source, " of ", size));
+      }
+      const KvPage& page = head.pages[source / kPageEntries];
+      if (!page) return absl::FailedPreconditionError("an entry to keep was forgotten");
+      from_pages.push_back(page.id());
+      from_offsets.push_back(source % kPageEntries);
+    }
+    for (int64_t i = order.first; i < end; ++i) {
+      const KvPage& page = head.pages[i / kPageEntries];
+      if (!page || page.is_shared()) {
+        return absl::FailedPreconditionError("no page of its own for a rearranged entry");
+      }
+      to_pages.push_back(page.id());
+      to_offsets.push_back(i % kPageEntries);
+    }
+  }
+  if (!order.sources.empty()) {
+    RETURN_IF_ERROR(CatchTorch("rearranging entries", [&] {
+      using List = c10::List<std::optional<at::Tensor>>;
+      const at::Device device = pool_->device();
+      const List from({ToDevice(from_pages, device), ToDevice(from_offsets, device)});
+      const List to({ToDevice(to_pages, device), ToDevice(to_offsets, device)});
+      at::Tensor keys = KeysOf(*pool_);
+      at::Tensor values = ValuesOf(*pool_);
+      // Gathered before anything is written: targets may overlap sources.
+      const at::Tensor kept_values = at::index(values, from);
+      const auto num_heads = static_cast<int64_t>(heads_.size());
+      const auto count = static_cast<int64_t>(order.sources.size());
+      const at::Tensor kept_keys = at::index(keys, from)
+                                       .to(at::kFloat)
+                                       .view({num_heads, count, pool_->head_size()})
+                                       .transpose(0, 1)
+                                       .contiguous();  // [n, heads, D]: a row of the table each
+      kernels::RotaryOut(kept_keys, order.cos, order.sin, kept_keys);
+      at::index_put_(
+          keys, to,
+          kept_keys.transpose(0, 1).reshape({num_heads * count, -1}).to(keys.scalar_type()));
+      at::index_put_(values, to, kept_values);
+    }));
+  }
+  for (size_t h = 0; h < heads_.size(); ++h) {
+    lengths_[h] = static_cast<int32_t>(end);
+    heads_[h].hole_begin = heads_[h].hole_end = 0;
+  }
+  if (end != size) ReleaseReserved();
+  SyncLengths();
+  return absl::OkStatus();
+}
+
 void KvSequence::SetIdle(bool idle) {
   if (idle) {
     ReleaseReserved();
@@ -295,11 +372,13 @@ void KvSequence::SetIdle(bool idle) {
   }
 }
 
-absl::Status KvSequence::Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held) {
+absl::Status KvSequence::Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held,
+                                 int64_t num_entries) {
   if (num_tokens_ != 0 || num_pages_ != 0) {
     return absl::FailedPreconditionError("only an empty sequence can take a stored memory");
   }
-  if (num_tokens < 0 || num_tokens > std::numeric_limits<int32_t>::max() / 2 ||
+  if (num_tokens < 0 || num_tokens > std::numeric_limits<int32_t>::max() / 2 || num_entries < 0 ||
+      num_entries > std::numeric_limits<int32_t>::max() / 2 ||
       static_cast<int64_t>(held.size()) != shape_.num_heads()) {
     return absl::InvalidArgumentError(absl::StrCat("no such memory: ", num_tokens, " tokens, ",
                                                    held.size(), " heads of ", shape_.num_heads()));
@@ -309,21 +388,22 @@ absl::Status KvSequence::Restore(int64_t num_tokens, absl::Span<const std::vecto
     int64_t end = 0;
     int64_t next_page = 0;
     for (const EntryRun& run : runs) {
-      if (run.begin < end || run.end <= run.begin || run.end > num_tokens) {
+      if (run.begin < end || run.end <= run.begin || run.end > num_entries) {
         return absl::InvalidArgumentError(
             absl::StrCat("runs of entries must ascend and end within the tokens: [", run.begin,
-                         ", ", run.end, ") after ", end, " of ", num_tokens));
+                         ", ", run.end, ") after ", end, " of ", num_entries));
       }
       needed += PagesOf(run.end) - std::max(run.begin / kPageEntries, next_page);
       next_page = PagesOf(run.end);
       end = run.end;
     }
   }
+  if (policy_->moves_entries()) return RestorePacked(num_tokens, held);
   std::vector<KvPage> fresh;
   RETURN_IF_ERROR(pool_->Allocate(needed, fresh));
   for (int64_t h = 0; h < shape_.num_heads(); ++h) {
     std::vector<KvPage>& pages = heads_[h].pages;
-    pages.resize(PagesOf(num_tokens));
+    pages.resize(PagesOf(num_entries));
     for (const EntryRun& run : held[h]) {
       for (int64_t p = run.begin / kPageEntries; p < PagesOf(run.end); ++p) {
         if (pages[p]) continue;
@@ -331,10 +411,43 @@ absl::Status KvSequence::Restore(int64_t num_tokens, absl::Span<const std::vecto
         fresh.pop_back();
       }
     }
-    lengths_[h] = static_cast<int32_t>(num_tokens);
+    lengths_[h] = static_cast<int32_t>(num_entries);
   }
   NotePages(needed);
   num_tokens_ = num_tokens;
+  return absl::OkStatus();
+}
+
+absl::Status KvSequence::RestorePacked(int64_t num_tokens,
+                                       absl::Span<const std::vector<EntryRun>> held) {
+  int64_t needed = 0;
+  for (int64_t h = 0; h < shape_.num_heads(); ++h) {
+    int64_t count = 0;
+    for (const EntryRun& run : held[h]) count += run.end - run.begin;
+    needed += PagesOf(count);
+  }
+  std::vector<KvPage> fresh;
+  RETURN_IF_ERROR(pool_->Allocate(needed, fresh));
+  for (int64_t h = 0; h < shape_.num_heads(); ++h) {
+    std::vector<int32_t>& moved = heads_[h].moved;
+    for (const EntryRun& run : held[h]) {
+      for (int64_t i = run.begin; i < run.end; ++i) moved.push_back(static_cast<int32_t>(i));
+    }
+    lengths_[h] = static_cast<int32_t>(moved.size());
+    for (int64_t p = 0; p < PagesOf(lengths_[h]); ++p) {
+      heads_[h].pages.push_back(std::move(fresh.back()));
+      fresh.pop_back();
+    }
+  }
+  NotePages(needed);
+  num_tokens_ = num_tokens;
+  return absl::OkStatus();
+}
+
+absl::Status KvSequence::RestoreState(absl::string_view bytes) {
+  ASSIGN_OR_RETURN(std::unique_ptr<PolicyState> state, policy_->RestoreState(shape_, bytes));
+  if (state != nullptr) RETURN_IF_ERROR(state->Check(*this));
+  state_ = std::move(state);
   return absl::OkStatus();
 }
 
@@ -345,12 +458,14 @@ KvSequence KvSequence::Fork() {
     const int64_t count = PagesOf(lengths_[h]);
     fork.heads_[h].hole_begin = heads_[h].hole_begin;
     fork.heads_[h].hole_end = heads_[h].hole_end;
+    fork.heads_[h].moved = heads_[h].moved;
     fork.heads_[h].pages.reserve(count);
     for (int64_t p = 0; p < count; ++p) {
       fork.heads_[h].pages.push_back(heads_[h].pages[p].Share());
       if (fork.heads_[h].pages.back()) fork.NotePages(1);
     }
   }
+  if (state_ != nullptr) fork.state_ = state_->Clone();
   fork.lengths_ = lengths_;
   fork.num_tokens_ = num_tokens_;
   return fork;
@@ -363,6 +478,16 @@ absl::Status KvSequence::Truncate(int64_t num_tokens) {
   }
   if (num_tokens == num_tokens_) {
     ReleaseReserved();
+    return absl::OkStatus();
+  }
+  if (state_ != nullptr) {
+    const std::optional<int64_t> num_entries = state_->CutTo(num_tokens);
+    if (!num_entries.has_value()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "what the policy remembers covers later tokens, rebuild by prefill: to token ",
+          num_tokens, " of ", num_tokens_, ", policy ", policy_->Describe()));
+    }
+    CutTo(num_tokens, *num_entries);
     return absl::OkStatus();
   }
   for (int64_t layer = 0; layer < shape_.num_layers; ++layer) {
@@ -380,14 +505,27 @@ absl::Status KvSequence::Truncate(int64_t num_tokens) {
       }
     }
   }
+  CutTo(num_tokens, num_tokens);
+  return absl::OkStatus();
+}
+
+void KvSequence::CutTo(int64_t num_tokens, int64_t num_entries) {
   for (int64_t h = 0; h < shape_.num_heads(); ++h) {
-    lengths_[h] = static_cast<int32_t>(num_tokens);
-    DropPages(h, PagesOf(num_tokens));
+    lengths_[h] = static_cast<int32_t>(num_entries);
+    heads_[h].moved.clear();  // nothing was dropped, so every entry is at its position
+    DropPages(h, PagesOf(num_entries));
   }
   num_tokens_ = num_tokens;
   reserved_tokens_ = 0;
   SyncLengths();
-  return absl::OkStatus();
+}
+
+int64_t KvSequence::IndexOf(int64_t layer, int64_t head, int64_t position) const {
+  const int64_t h = layer * shape_.num_kv_heads + head;
+  const std::vector<int32_t>& moved = heads_[h].moved;
+  const auto found = std::lower_bound(moved.begin(), moved.end(), position);
+  if (found != moved.end()) return found - moved.begin();
+  return std::max(static_cast<int64_t>(moved.size()), position - (num_tokens_ - lengths_[h]));
 }
 
 bool KvSequence::IsResident(int64_t layer, int64_t head, int64_t begin, int64_t end) const {

@@ -11,25 +11,25 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/memory/kv_pool.h"
 #include "common/memory/kv_shape.h"
 #include "common/memory/kv_tables.h"
 #include "common/memory/memory_policy.h"
+#include "common/stored/runs.h"
 
 namespace mneme::memory {
 
-// Entries [begin, end) of a head.
-struct EntryRun {
-  int64_t begin = 0;
-  int64_t end = 0;
-};
+using stored::EntryRun;
 
 // Movable; not copyable (Fork). Pages go back when it is destroyed. Must not outlive the pool nor,
 // while attached, the tables. Used by the one thread that runs the model.
@@ -40,6 +40,8 @@ class KvSequence {
   KvSequence& operator=(KvSequence&&) = default;
 
   const MemoryPolicy& policy() const { return *policy_; }
+  // What the policy remembers of this sequence; null: nothing.
+  PolicyState* state() const { return state_.get(); }
   const KvShape& shape() const { return shape_; }
   KvPool& pool() const { return *pool_; }
 
@@ -54,11 +56,16 @@ class KvSequence {
 
   // Makes room for `num_tokens` more entries in every head: takes new pages, and copies partly
   // filled ones that are shared. RESOURCE_EXHAUSTED: too few free pages; then nothing has changed.
-  absl::Status Reserve(int64_t num_tokens);
+  // Entries from `rewritten_from` on will be written by Rearrange: shared pages of theirs are
+  // copied, too, so that it can't fail for want of pages.
+  absl::Status Reserve(int64_t num_tokens,
+                       int64_t rewritten_from = std::numeric_limits<int64_t>::max());
   // Entries per head that fit behind the present ones.
   int64_t reserved_tokens() const { return reserved_tokens_; }
   // Counts `num_tokens` <= reserved_tokens() new entries as present in every head.
-  void Advance(int64_t num_tokens);
+  void Advance(int64_t num_tokens) { Advance(num_tokens, num_tokens); }
+  // The same where policies put entries of their own between those of tokens.
+  void Advance(int64_t num_tokens, int64_t num_entries);
   // Gives back what Reserve took and Advance didn't use.
   void ReleaseReserved();
 
@@ -68,16 +75,38 @@ class KvSequence {
   // RESOURCE_EXHAUSTED: moving entries of shared pages needs more pages than are free.
   absl::Status Apply(const Retention& retention);
 
+  // A new order of the entries from `first` on, the same in all heads: entry first + i becomes what
+  // entry sources[i] is, its key turned by row i of the tables; what isn't named is forgotten, and
+  // reserved room is given back where entries become more or fewer.
+  struct Rearrangement {
+    int64_t first = 0;
+    absl::Span<const int64_t> sources;  // any order, repetitions too
+    at::Tensor cos;                     // float32 [n, D/2], as kernels::RotaryOut takes them
+    at::Tensor sin;
+  };
+  // INVALID_ARGUMENT: a source out of range. FAILED_PRECONDITION: one that was forgotten, or heads
+  // of different lengths, or shared pages that Reserve was not told of.
+  absl::Status Rearrange(const Rearrangement& order);
+
   // Says that the memory is only kept for later: its pages count as idle where nobody else uses
   // them. An idle sequence has no slot and is not written; Fork gives one that isn't idle.
   void SetIdle(bool idle);
 
   // Turns an empty sequence into one of `num_tokens` tokens, whose entries the caller writes before
   // anybody reads them (a stored memory comes back). `held` names them per (layer, head), as
-  // ascending runs; the pages that they touch are taken, all others count as forgotten.
+  // ascending runs; the pages that they touch are taken, all others count as forgotten. Under a
+  // policy that moves entries they are packed; RestoreState follows when they are written.
   // INVALID_ARGUMENT: runs not ascending or beyond the tokens. RESOURCE_EXHAUSTED: too few free
   // pages. FAILED_PRECONDITION: not empty. On an error nothing has changed.
-  absl::Status Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held);
+  absl::Status Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held) {
+    return Restore(num_tokens, held, num_tokens);
+  }
+  // The same where heads have another number of entries; RestoreState follows.
+  absl::Status Restore(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held,
+                       int64_t num_entries);
+  // Takes back what PolicyState::Serialise wrote of a sequence with these entries; nothing for a
+  // policy without a state. INVALID_ARGUMENT: not such bytes, or of other entries.
+  absl::Status RestoreState(absl::string_view bytes);
 
   // Returns a sequence with the same past; all pages are shared until one of both writes. Reserved
   // room is given back first, so that the next Reserve of either copies what it will write. The
@@ -85,7 +114,8 @@ class KvSequence {
   KvSequence Fork();
 
   // Goes back to the first `num_tokens` tokens. INVALID_ARGUMENT: there are not so many.
-  // FAILED_PRECONDITION: entries needed there were forgotten; rebuild by prefill.
+  // FAILED_PRECONDITION: entries needed there were forgotten, or the policy's state covers later
+  // tokens; rebuild by prefill.
   absl::Status Truncate(int64_t num_tokens);
 
   // Tokens processed since the start: the position of the next token.
@@ -93,6 +123,22 @@ class KvSequence {
   // Entries present in a head, forgotten pages included: the index of the next one.
   int64_t length(int64_t layer, int64_t head) const {
     return lengths_[layer * shape_.num_kv_heads + head];
+  }
+  // The token that an entry belongs to, counted from the start of the sequence; for the next entry,
+  // length(layer, head), that of the next token.
+  int64_t position(int64_t layer, int64_t head, int64_t index) const {
+    const int64_t h = layer * shape_.num_kv_heads + head;
+    const std::vector<int32_t>& moved = heads_[h].moved;
+    // What came after entries moved last came one per token.
+    return index < static_cast<int64_t>(moved.size()) ? moved[index]
+                                                      : num_tokens_ - lengths_[h] + index;
+  }
+  // The other way: the first entry of the head whose position is at least `position`.
+  int64_t IndexOf(int64_t layer, int64_t head, int64_t position) const;
+  // How much a snapshot of the sequence has.
+  PolicyState::Extent extent() const {
+    const PolicyState::Extent tokens{.num_entries = num_tokens_, .num_settled = num_tokens_};
+    return state_ == nullptr ? tokens : state_->extent().value_or(tokens);
   }
   // Says whether none of the entries [begin, end) of the head has been forgotten.
   bool IsResident(int64_t layer, int64_t head, int64_t begin, int64_t end) const;
@@ -118,15 +164,20 @@ class KvSequence {
 
  private:
   struct Head {
-    std::vector<KvPage> pages;  // entry j lies in pages[j / 16]; empty: forgotten
+    std::vector<KvPage> pages;   // entry j lies in pages[j / 16]; empty: forgotten
+    std::vector<int32_t> moved;  // positions of the entries that were there when any moved last
     // Pages known to be empty, so that forgetting need not look at them again.
     int64_t hole_begin = 0;
     int64_t hole_end = 0;
   };
 
+  // Restore, where entries move. The runs have been checked.
+  absl::Status RestorePacked(int64_t num_tokens, absl::Span<const std::vector<EntryRun>> held);
   absl::Status ForgetRange(const ForgottenRange& range);
   absl::Status Compact(absl::Span<const KeptEntries> kept);
   absl::Status CheckKept(const KeptEntries& kept) const;
+  // Goes back to so many tokens, and entries in every head.
+  void CutTo(int64_t num_tokens, int64_t num_entries);
   // Drops pages from `num_pages` on.
   void DropPages(int64_t head, int64_t num_pages);
   void SetTablePage(int64_t head, int64_t page, int32_t id);
@@ -136,6 +187,7 @@ class KvSequence {
   KvPool* pool_;
   KvShape shape_;
   std::shared_ptr<const MemoryPolicy> policy_;
+  std::unique_ptr<PolicyState> state_;
   std::vector<Head> heads_;       // [L * Hkv]
   std::vector<int32_t> lengths_;  // [L * Hkv]
   KvSlot slot_;

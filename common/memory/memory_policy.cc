@@ -6,6 +6,7 @@
 #include "common/memory/kv_sequence.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "common/stored/window.h"
 #include "kernels/paged_attention.h"
 
 namespace mneme::memory {
@@ -40,8 +41,7 @@ class MaskPolicy final : public MemoryPolicy {
   std::string name() const override { return mask_.window == 0 ? "full" : "window"; }
 
   std::string Describe() const override {
-    if (mask_.window == 0) return "full";
-    return absl::StrCat("window(sinks=", mask_.sinks, ",recent=", mask_.window, ")");
+    return stored::Describe({.sinks = mask_.sinks, .recent = mask_.window});
   }
 
   AttentionMask mask() const override { return mask_; }
@@ -113,16 +113,13 @@ absl::StatusOr<std::shared_ptr<const MemoryPolicy>> WindowPolicy(int64_t sinks, 
   return std::make_shared<MaskPolicy>(AttentionMask{.window = recent, .sinks = sinks});
 }
 
-absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreatePolicy(
-    const inference::v1::MemoryPolicy& policy) {
-  switch (policy.policy_case()) {
-    case inference::v1::MemoryPolicy::kWindow:
-      return WindowPolicy(policy.window().sinks(), policy.window().recent());
-    case inference::v1::MemoryPolicy::kFull:
-    case inference::v1::MemoryPolicy::POLICY_NOT_SET:
-      break;
+absl::StatusOr<std::unique_ptr<PolicyState>> MemoryPolicy::RestoreState(
+    const KvShape&, absl::string_view bytes) const {
+  if (!bytes.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a stored memory has a policy state that its policy has not: ", name()));
   }
-  return FullPolicy();
+  return nullptr;
 }
 
 }  // namespace mneme::memory

@@ -5,57 +5,44 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "common/memory/kv_shape.h"
+#include "common/memory/policy_state.h"
+#include "common/memory/retention.h"
 #include "mneme/inference/v1/inference.pb.h"
 
 namespace mneme::memory {
 
 class KvSequence;
 
-// How many of the waiting tokens the next step takes. Policies that put tokens of their own between
-// the caller's (beacon) will add them here.
+struct BeaconPass;
+
+// How many of the waiting tokens the next step takes, and what the policy puts between them.
 struct ChunkLayout {
   int64_t num_tokens = 0;
+  std::shared_ptr<const BeaconPass> pass;  // of policy beacon; null: nothing but the tokens
 };
 
 // What attention must report to the policy besides its output.
 enum class AttentionStatistics {
   kNone,
-};
-
-// Entries [begin, end) of all heads of a layer that no later query sees. Pages wholly inside are
-// given back; the other entries keep their indices.
-struct ForgottenRange {
-  int64_t layer = 0;
-  int64_t begin = 0;
-  int64_t end = 0;
-};
-
-// The entries of one (layer, kv head) that stay, by ascending index; they move together to
-// 0, 1, 2, … and the rest is forgotten.
-struct KeptEntries {
-  int64_t layer = 0;
-  int64_t head = 0;
-  std::vector<int64_t> indices;
-};
-
-// What a policy decides after a step. Nothing is mentioned: everything stays.
-struct Retention {
-  std::vector<ForgottenRange> forgotten;
-  std::vector<KeptEntries> kept;
+  // The attention that entries receive from the queries that the sequence's state wants
+  // (policy_state.h): about one more product of queries and keys for those.
+  kWeights,
 };
 
 class MemoryPolicy {
  public:
   virtual ~MemoryPolicy() = default;
 
-  // "full", "window".
+  // "full", "window", "h2o", "snapkv", "l2norm", "namm".
   virtual std::string name() const = 0;
   // Name and parameters, canonical: two policies with equal text treat every sequence alike. Part
   // of the key of everything cached.
@@ -68,8 +55,32 @@ class MemoryPolicy {
   virtual ChunkLayout LayOut(const KvSequence& sequence, int64_t waiting, int64_t room) const = 0;
   // Question 2.
   virtual AttentionStatistics statistics() const = 0;
-  // Question 3. Called after each step of the sequence.
+  // Question 3. Called after each step of the sequence. May update sequence.state().
   virtual Retention Retain(const KvSequence& sequence) const = 0;
+
+  // Says whether entries are ever dropped in a way that depends on more than their age: they move,
+  // heads may differ in length, and a beginning can't be cut out of what is left.
+  virtual bool moves_entries() const { return false; }
+  // Says whether Retain may move entries after the step that makes the sequence `num_tokens` long.
+  // Shared pages are copied before such a step, so that moving needs none.
+  virtual bool MovesEntriesAt(int64_t num_tokens) const {
+    static_cast<void>(num_tokens);
+    return false;
+  }
+  // Says whether sequences can share the memory of their common beginning: nothing of it was ever
+  // forgotten.
+  virtual bool shares_beginnings() const { return mask().window == 0 && !moves_entries(); }
+  // Returns the tokens that a sequence may have under the model's context length.
+  virtual int64_t MaxTokens(int64_t context_length) const { return context_length; }
+  // Returns the state of a new sequence; null: the policy needs none.
+  virtual std::unique_ptr<PolicyState> NewState(const KvShape& shape) const {
+    static_cast<void>(shape);
+    return nullptr;
+  }
+  // Returns the state that PolicyState::Serialise wrote; nothing may be there for a policy without.
+  // INVALID_ARGUMENT: not such bytes, whatever they are.
+  virtual absl::StatusOr<std::unique_ptr<PolicyState>> RestoreState(const KvShape& shape,
+                                                                    absl::string_view bytes) const;
 
   // Returns the most pages that a sequence holds while it grows to `num_tokens` tokens in steps of
   // at most `step_tokens`: an upper bound, for admission.
@@ -89,8 +100,23 @@ std::shared_ptr<const MemoryPolicy> FullPolicy();
 // INVALID_ARGUMENT (with the field's name): sinks below 0, recent below 1, or either over 2^24.
 absl::StatusOr<std::shared_ptr<const MemoryPolicy>> WindowPolicy(int64_t sinks, int64_t recent);
 
-// Returns the policy of a request; full where none is chosen. INVALID_ARGUMENT as above.
+class NammModel;
+struct BeaconSettings;
+
+// What policies of requests may refer to.
+struct PolicyResources {
+  KvShape shape;            // of the model
+  int64_t entry_bytes = 0;  // of one token in one head, keys and values
+  std::map<std::string, std::shared_ptr<const NammModel>> namm;  // loaded artifacts by name
+  std::shared_ptr<const BeaconSettings> beacons;  // the model's; null: it can't have any
+};
+
+// Returns the policy of a request; full where none is chosen. INVALID_ARGUMENT, naming the field:
+// values out of range, or a model with sliding windows of its own under a policy that moves entries
+// (they would be seen beyond the window). FAILED_PRECONDITION: an artifact that is not loaded, or
+// beacons of a model that has nothing to make them of.
 absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreatePolicy(
-    const inference::v1::MemoryPolicy& policy);
+    const inference::v1::MemoryPolicy& policy,
+    const PolicyResources& resources = PolicyResources());
 
 }  // namespace mneme::memory

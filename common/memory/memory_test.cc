@@ -491,21 +491,21 @@ TEST(KvPoolTest, BudgetBeyondTheMachineIsResourceExhausted) {
 
 TEST(MemoryPolicyTest, ParsesTheProto) {
   inference::v1::MemoryPolicy proto;
-  EXPECT_EQ((*CreatePolicy(proto))->Describe(), "full");
+  EXPECT_EQ((*CreatePolicy(proto, {}))->Describe(), "full");
   proto.mutable_full();
-  EXPECT_EQ((*CreatePolicy(proto))->name(), "full");
+  EXPECT_EQ((*CreatePolicy(proto, {}))->name(), "full");
   proto.mutable_window()->set_sinks(4);
-  const auto without_recent = CreatePolicy(proto);
+  const auto without_recent = CreatePolicy(proto, {});
   EXPECT_EQ(without_recent.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(status::PayloadOf(without_recent.status(), status::kFieldPayload),
             "memory_policy.window.recent");
   proto.mutable_window()->set_recent(1020);
-  EXPECT_EQ((*CreatePolicy(proto))->Describe(), "window(sinks=4,recent=1020)");
+  EXPECT_EQ((*CreatePolicy(proto, {}))->Describe(), "window(sinks=4,recent=1020)");
   proto.mutable_window()->set_sinks(-1);
-  EXPECT_EQ(CreatePolicy(proto).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CreatePolicy(proto, {}).status().code(), absl::StatusCode::kInvalidArgument);
   proto.mutable_window()->set_sinks(0);
   proto.mutable_window()->set_recent(std::numeric_limits<int32_t>::max());
-  EXPECT_EQ(CreatePolicy(proto).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CreatePolicy(proto, {}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(MemoryPolicyTest, MaskOfALayerIsTheNarrower) {

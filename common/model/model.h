@@ -15,18 +15,23 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/memory/beacon_pass.h"
 #include "common/memory/kv_pool.h"
 #include "common/memory/kv_sequence.h"
 #include "common/memory/kv_shape.h"
+#include "common/weights/beacon_adapter.h"
 #include "common/weights/model_config.h"
 #include "common/weights/model_files.h"
 
 namespace mneme::model {
+
+class RotaryTables;
 
 enum class ComputeType {
   kFloat32,   // exactly dequantised weights, float32 sums, float32 pages: the reference path
@@ -38,6 +43,8 @@ struct ModelOptions {
   at::Device device = at::kCPU;
   // Threads of the kernels, set for the whole process; 0 leaves them as they are.
   int num_threads = 0;
+  // Beacon weights that take the place of the model's own, or null.
+  std::shared_ptr<const weights::BeaconAdapter> beacon_adapter;
 };
 
 // One sequence's share of a step.
@@ -45,6 +52,10 @@ struct SequenceStep {
   memory::KvSequence* sequence = nullptr;  // attached, with room for the tokens reserved
   absl::Span<const int32_t> tokens;        // at least one, each in [0, V)
   int64_t num_logits = 1;                  // logits are wanted for this many last tokens, from 0 on
+  // Where the sequence has beacons: the pass that takes just these tokens (memory::PlanBeaconPass),
+  // pass->room() entries reserved, and from pass->first_rewritten on. The memory is rearranged as
+  // it says.
+  const memory::BeaconPass* pass = nullptr;
 };
 
 // Not thread-safe: one thread owns the model. Results for a sequence don't depend, to the last bit,
@@ -69,6 +80,14 @@ class Model {
   const weights::ModelConfig& config() const;
   const weights::ModelFiles& files() const;
   const memory::KvShape& kv_shape() const;
+  // The settings that the beacon weights came with, nothing where there are none: then beacons are
+  // untrained, copies of an end token.
+  const std::optional<weights::BeaconConfig>& beacon_config() const;
+  // Says whether sequences may have beacons: there are weights, or an end token to copy.
+  bool has_beacons() const;
+  // How the model's beacons are used unless a caller says otherwise.
+  memory::BeaconSettings beacon_settings() const;
+  const RotaryTables& rotary() const;
   ComputeType compute() const;
   at::Device device() const;
   // Options of a pool whose pages fit this model.

@@ -37,6 +37,16 @@ struct StepPlan {
   std::vector<LayerMask> masks;
   std::vector<int32_t> mask_of_layer;  // [L], index into masks
   bool has_sinks = false;
+  // The rotation of queries where it isn't that of keys; else undefined.
+  at::Tensor q_cos;
+  at::Tensor q_sin;
+
+  // Of sequences with beacons; undefined where there are none.
+  at::Tensor beacon_rows;      // int64: rows of T that are beacons or replicas; their token is 0
+  at::Tensor replica_rows;     // int64: replicas, which take q, k and v from
+  at::Tensor replica_origins;  // int64: these rows
+  at::Tensor hidden;           // as kernels::AttentionBatch has it
+  at::Tensor hidden_from;
 };
 
 // Makes plans of checked steps. Not thread-safe; a plan is valid until the next.
@@ -47,7 +57,22 @@ class StepPlanner {
 
   absl::StatusOr<StepPlan> Plan(absl::Span<const SequenceStep> steps);
 
+  const RotaryTables& rotary() const { return rotary_; }
+
  private:
+  // The rows of a step, before they become tensors.
+  struct Rows {
+    std::vector<int32_t> tokens, slots, starts = {0};
+    std::vector<int64_t> logit_rows, positions, lengths;
+    std::vector<int64_t> beacon_rows, replica_rows, replica_origins;
+  };
+  static void AddTokens(const SequenceStep& step, Rows* rows);
+  static void AddPass(const SequenceStep& step, Rows* rows);
+  // Gathers the masks of the passes that have one.
+  absl::Status AddHidden(absl::Span<const SequenceStep> steps, const Rows& rows,
+                         StepPlan* plan) const;
+  absl::Status AddMasks(absl::Span<const SequenceStep> steps, const Rows& rows, StepPlan* plan);
+
   // Tables of float32 [T, D/2] that live from step to step.
   struct Rotation {
     at::Tensor cos;
@@ -62,6 +87,7 @@ class StepPlanner {
   std::vector<int64_t> windows_;        // the distinct sliding windows of the layers
   std::vector<int32_t> mask_of_layer_;  // [L]
   Rotation rotation_;
+  Rotation query_rotation_;
   std::vector<Rotation> sink_rotations_;  // one per distinct window
 };
 

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/model/beacon_weights.h"
+#include "common/weights/beacon_adapter.h"
 #include "common/weights/model_files.h"
 #include "kernels/linear.h"
 
@@ -33,14 +35,17 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
   at::Tensor norm;                // [hidden]
   kernels::PackedLinear lm_head;  // the embedding itself where the model ties them
-  int64_t num_bytes = 0;          // of all, tied ones once
+  BeaconWeights beacon;
+  int64_t num_bytes = 0;  // of all, tied ones once
 };
 
 // Loads all weights of `files` to `device`. Rows of q and k that a GGUF file keeps in the order of
 // interleaved rotation are put into half-split order, weights and biases. Float weights on the CPU
 // stay mapped and keep `files` alive. UNIMPLEMENTED: a type without kernels; INTERNAL or
-// RESOURCE_EXHAUSTED: packing failed. Messages name the tensor.
-absl::StatusOr<ModelWeights> LoadWeights(const std::shared_ptr<const weights::ModelFiles>& files,
-                                         at::Device device);
+// RESOURCE_EXHAUSTED: packing failed. Messages name the tensor. `adapter`, where not null, has the
+// beacon weights.
+absl::StatusOr<ModelWeights> LoadWeights(
+    const std::shared_ptr<const weights::ModelFiles>& files,
+    const std::shared_ptr<const weights::BeaconAdapter>& adapter, at::Device device);
 
 }  // namespace mneme::model

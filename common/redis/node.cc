@@ -12,8 +12,13 @@ namespace {
 
 constexpr absl::Duration kFirstBackOff = absl::Milliseconds(50);
 constexpr absl::Duration kLongestBackOff = absl::Seconds(1);
+// What a call waits for the next try on a server that refused the last.
+constexpr absl::Duration kPatience = absl::Milliseconds(100);
+// A server that says no within this time refuses.
+constexpr absl::Duration kRefusalTime = absl::Milliseconds(20);
 
-absl::Duration BackOff(int num_failures) {
+absl::Duration BackOff(int num_failures, bool is_refusing) {
+  if (is_refusing) return kFirstBackOff;
   return std::min(kFirstBackOff * (1 << std::min(num_failures - 1, 10)), kLongestBackOff);
 }
 
@@ -81,7 +86,8 @@ absl::Status Node::Exchange::Fail(const absl::Status& error) {
 absl::StatusOr<Node::ConnectionPtr> Node::Take(absl::Time limit, bool limit_is_callers) {
   ASSIGN_OR_RETURN(Place place, TakePlace(limit, limit_is_callers));
   if (place.connection != nullptr) return std::move(place.connection);
-  const absl::Time connect_limit = absl::Now() + options_.connect_timeout;
+  const absl::Time start = absl::Now();
+  const absl::Time connect_limit = start + options_.connect_timeout;
   absl::StatusOr<ConnectionPtr> opened =
       Connection::Open(options_, role_, std::min(limit, connect_limit));
   if (!opened.ok()) {
@@ -92,7 +98,8 @@ absl::StatusOr<Node::ConnectionPtr> Node::Take(absl::Time limit, bool limit_is_c
     }
     Drop(absl::Status(IsTimeout(status) ? absl::StatusCode::kUnavailable : status.code(),
                       status.message()),
-         /*server_is_down=*/!in_a_hurry, place.is_probe);
+         /*server_is_down=*/!in_a_hurry, place.is_probe,
+         /*is_refused=*/absl::Now() - start < kRefusalTime);
     return status;
   }
   sync::MutexLock lock(mutex_);
@@ -104,10 +111,24 @@ absl::StatusOr<Node::ConnectionPtr> Node::Take(absl::Time limit, bool limit_is_c
 
 absl::StatusOr<Node::Place> Node::TakePlace(absl::Time limit, bool limit_is_callers) {
   std::vector<ConnectionPtr> dead;  // closed after the lock is released
+  const absl::Time patience = std::min(limit, absl::Now() + kPatience);
+  const auto wait_until = [this](absl::Time time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    changed_.WaitUntil(
+        mutex_, std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(time - absl::Now()));
+  };
   sync::MutexLock lock(mutex_);
   while (true) {
     if (num_failures_ > 0) {
-      if (is_probing_ || absl::Now() < retry_at_) return last_error_;
+      const absl::Time now = absl::Now();
+      if (is_probing_ || now < retry_at_) {
+        const absl::Time next = is_probing_ ? patience : retry_at_;
+        if (!is_refusing_ || now >= patience || next > patience) return last_error_;
+        const int num_failures = num_failures_;
+        wait_until(next);
+        // Somebody has just tried.
+        if (num_failures_ > num_failures) return last_error_;
+        continue;
+      }
       is_probing_ = true;
       ++num_taken_;
       return Place{.is_probe = true};
@@ -126,8 +147,7 @@ absl::StatusOr<Node::Place> Node::TakePlace(absl::Time limit, bool limit_is_call
       return Place{};
     }
     if (absl::Now() >= limit) return Timeout(limit_is_callers);
-    changed_.WaitUntil(
-        mutex_, std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(limit - absl::Now()));
+    wait_until(limit);
   }
 }
 
@@ -138,7 +158,7 @@ void Node::GiveBack(ConnectionPtr connection) {
   changed_.NotifyOne();
 }
 
-void Node::Drop(const absl::Status& status, bool server_is_down, bool is_probe) {
+void Node::Drop(const absl::Status& status, bool server_is_down, bool is_probe, bool is_refused) {
   std::vector<ConnectionPtr> dead;  // closed after the lock is released
   sync::MutexLock lock(mutex_);
   --num_taken_;
@@ -147,7 +167,8 @@ void Node::Drop(const absl::Status& status, bool server_is_down, bool is_probe) 
   if (is_probe || (server_is_down && num_failures_ == 0)) {
     num_failures_ = std::min(num_failures_ + 1, 1000);
     last_error_ = status;
-    retry_at_ = absl::Now() + BackOff(num_failures_);
+    is_refusing_ = is_refused;
+    retry_at_ = absl::Now() + BackOff(num_failures_, is_refused);
     dead.swap(idle_);
   }
   changed_.NotifyAll();

@@ -26,6 +26,10 @@ namespace mneme::redis {
 // left alone for a while (50 ms, doubling to 1 s): calls in that time fail at once with the last
 // error. Then one call tries a new connection, at the cost of connect_timeout at most, while the
 // others go on failing at once.
+//
+// A server that refuses connections at once (its process is not there, or loads its data) costs
+// nothing to ask: it is asked again every 50 ms, and calls wait for that. So the first call
+// after it came back succeeds, and one while it is away fails a little later.
 class Node {
  public:
   class Exchange;
@@ -56,7 +60,9 @@ class Node {
   absl::StatusOr<Place> TakePlace(absl::Time limit, bool limit_is_callers);
   void GiveBack(ConnectionPtr connection);
   // Gives a place back without its connection.
-  void Drop(const absl::Status& status, bool server_is_down, bool is_probe);
+  // `is_refused`: the server said so at once.
+  void Drop(const absl::Status& status, bool server_is_down, bool is_probe,
+            bool is_refused = false);
   absl::Status Timeout(bool limit_is_callers) const;
 
   const Options options_;
@@ -67,6 +73,7 @@ class Node {
   int num_taken_ ABSL_GUARDED_BY(mutex_) = 0;
   // How the server was last found down; meaningful while num_failures_ > 0.
   int num_failures_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool is_refusing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status last_error_ ABSL_GUARDED_BY(mutex_);
   absl::Time retry_at_ ABSL_GUARDED_BY(mutex_);
   bool is_probing_ ABSL_GUARDED_BY(mutex_) = false;

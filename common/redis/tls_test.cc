@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/certificates.h"
 #include "tests/support/redis_server.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::redis {
 namespace {
@@ -95,7 +96,7 @@ TEST_F(TlsTest, CallsEndByTheirDeadlineAndTheNextOneWorks) {
   const absl::Time start = absl::Now();
   EXPECT_EQ(client.Run({"BLPOP", "none", "0"}, start + absl::Milliseconds(60)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(500));
+  EXPECT_LT(absl::Now() - start, testing::TimeLimit(absl::Milliseconds(500)));
   EXPECT_EQ(client.Run({"ECHO", "next"})->text(), "next");
 }
 
@@ -112,13 +113,13 @@ TEST_F(TlsTest, StoppedServerEndsTheHandshakeAndAWriteInTime) {
   absl::Time start = absl::Now();
   EXPECT_EQ(client.Run({"SET", "k", Argument::Borrow(bytes)}).status().code(),
             absl::StatusCode::kUnavailable);
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(1200));
+  EXPECT_LT(absl::Now() - start, testing::TimeLimit(absl::Milliseconds(1200)));
   Client other({.address = server->address(),
                 .connect_timeout = absl::Milliseconds(200),
                 .tls = Trusting()});
   start = absl::Now();
   EXPECT_EQ(other.Ping().code(), absl::StatusCode::kUnavailable);
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(800));
+  EXPECT_LT(absl::Now() - start, testing::TimeLimit(absl::Milliseconds(800)));
   server->Resume();
 }
 
@@ -225,7 +226,7 @@ TEST_F(TlsTest, PlainClientOfATlsServerAndTheOtherWayAreUnavailableInTime) {
   const absl::Status encrypted = PingOf((*server)->address(), Trusting());
   EXPECT_FALSE(encrypted.ok());
   EXPECT_THAT(std::string(encrypted.message()), HasSubstr("redis.tls"));
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(1500));
+  EXPECT_LT(absl::Now() - start, testing::TimeLimit(absl::Milliseconds(1500)));
 }
 
 }  // namespace

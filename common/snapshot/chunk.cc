@@ -19,6 +19,9 @@ namespace mneme::snapshot {
 namespace {
 
 using kernels::kPageEntries;
+using stored::HeadRuns;
+using stored::PayloadBytes;
+using stored::RunsOf;
 
 int64_t RoundDown(int64_t entries) { return entries / kPageEntries * kPageEntries; }
 
@@ -32,9 +35,41 @@ struct Piece {
   int64_t count;
 };
 
-// Cuts the entries of one head into pieces. `first_serial` is the chunk's.
+// Where a head has the entries of some serials, side by side.
+struct Place {
+  int64_t index;  // of the first one
+  int64_t count;  // how many serials from there on this is true of
+};
+
+// Finds serials in one head of a sequence. For a serial that the head does not hold index is -1.
+class Places {
+ public:
+  Places(const memory::KvSequence& sequence, int64_t layer, int64_t head)
+      : sequence_(sequence), layer_(layer), head_(head) {}
+
+  Place Find(int64_t serial, int64_t most) const {
+    if (!sequence_.policy().moves_entries()) return {serial, most};
+    const int64_t index = sequence_.IndexOf(layer_, head_, serial);
+    const int64_t length = sequence_.length(layer_, head_);
+    if (index >= length || sequence_.position(layer_, head_, index) != serial) return {-1, 1};
+    int64_t count = 1;
+    while (count < most && index + count < length &&
+           sequence_.position(layer_, head_, index + count) == serial + count) {
+      ++count;
+    }
+    return {index, count};
+  }
+
+ private:
+  const memory::KvSequence& sequence_;
+  const int64_t layer_;
+  const int64_t head_;
+};
+
+// Cuts the entries of one head into pieces; those that the head does not hold are passed over.
+// `first_serial` is the chunk's.
 template <typename Body>
-void ForEachPiece(const EntryRuns& runs, int64_t first_serial, Body&& body) {
+void ForEachPiece(const EntryRuns& runs, int64_t first_serial, const Places& places, Body&& body) {
   const int64_t total = NumEntries(runs);
   int64_t tile_begin = 0;
   int64_t tile_end = std::min(total, kPageEntries - first_serial % kPageEntries);
@@ -45,10 +80,14 @@ void ForEachPiece(const EntryRuns& runs, int64_t first_serial, Body&& body) {
         tile_begin = tile_end;
         tile_end = std::min(total, tile_begin + kPageEntries);
       }
-      const int64_t offset = serial % kPageEntries;
-      const int64_t count = std::min({run.end - serial, kPageEntries - offset, tile_end - done});
-      body(Piece{tile_begin, tile_end - tile_begin, done - tile_begin, serial / kPageEntries,
-                 offset, count});
+      const Place place = places.Find(serial, std::min(run.end - serial, tile_end - done));
+      const int64_t offset = place.index % kPageEntries;
+      const int64_t count =
+          place.index < 0 ? place.count : std::min(place.count, kPageEntries - offset);
+      if (place.index >= 0) {
+        body(Piece{tile_begin, tile_end - tile_begin, done - tile_begin, place.index / kPageEntries,
+                   offset, count});
+      }
       serial += count;
       done += count;
     }
@@ -185,30 +224,6 @@ class HeadConverter {
   char* const tiles_;
 };
 
-// The entries of each head of the range, heads within layers.
-using HeadRuns = std::vector<EntryRuns>;
-
-int64_t PayloadBytes(const HeadRuns& heads, v1::Encoding encoding, int64_t head_size) {
-  int64_t bytes = 0;
-  for (const EntryRuns& runs : heads) bytes += HeadBytes(encoding, NumEntries(runs), head_size);
-  return bytes;
-}
-
-absl::StatusOr<HeadRuns> RunsOf(const v1::Chunk& chunk, int64_t num_kv_heads) {
-  const int64_t first = static_cast<int64_t>(chunk.first_serial());
-  const int64_t end = first + static_cast<int64_t>(chunk.num_serials());
-  if (chunk.heads().empty()) {
-    return HeadRuns(chunk.num_layers() * num_kv_heads, EntryRuns{{first, end}});
-  }
-  HeadRuns heads;
-  heads.reserve(chunk.heads_size());
-  for (const v1::Runs& runs : chunk.heads()) {
-    ASSIGN_OR_RETURN(EntryRuns entries, FromWire(runs, first, end));
-    heads.push_back(std::move(entries));
-  }
-  return heads;
-}
-
 ChunkRange RangeOf(const v1::Chunk& chunk) {
   return {.first_layer = chunk.first_layer(),
           .num_layers = chunk.num_layers(),
@@ -250,12 +265,13 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
                                                         const ChunkRange& range,
                                                         v1::Encoding encoding) {
   const memory::KvShape& shape = sequence.shape();
+  const int64_t num_entries = sequence.extent().num_entries;
   if (range.first_layer < 0 || range.num_layers < 1 ||
       range.first_layer + range.num_layers > shape.num_layers || range.first_serial < 0 ||
-      range.num_serials < 1 || range.end_serial() > sequence.num_tokens()) {
+      range.num_serials < 1 || range.end_serial() > num_entries) {
     return absl::InvalidArgumentError(absl::StrCat(
         "no such entries to store: layers ", range.first_layer, " + ", range.num_layers,
-        ", serials ", range.first_serial, " + ", range.num_serials, " of ", sequence.num_tokens()));
+        ", serials ", range.first_serial, " + ", range.num_serials, " of ", num_entries));
   }
   HeadRuns heads;
   heads.reserve(range.num_layers * shape.num_kv_heads);
@@ -263,9 +279,9 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
   for (int64_t i = 0; i < range.num_layers; ++i) {
     const int64_t layer = range.first_layer + i;
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-      if (sequence.length(layer, head) != sequence.num_tokens()) {
+      if (!sequence.policy().moves_entries() && sequence.length(layer, head) != num_entries) {
         return absl::FailedPreconditionError(
-            absl::StrCat("entries that a policy has moved can't be stored by position: layer ",
+            absl::StrCat("entries that were moved by hand can't be stored by position: layer ",
                          layer, ", head ", head));
       }
       heads.push_back(HeldRuns(sequence, layer, head, range.first_serial, range.end_serial()));
@@ -290,15 +306,16 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
     const int64_t head = static_cast<int64_t>(h) % shape.num_kv_heads;
     const int64_t num_entries = NumEntries(heads[h]);
     HeadConverter converter(encoding, is_float32, num_entries, shape.head_size, payload);
-    ForEachPiece(heads[h], range.first_serial, [&](const Piece& piece) {
-      char* const page = pages.page(layer, head, piece.page);
-      if (is_exact) {
-        CopyPiece<true>(piece, shape.head_size, NumberBytes(encoding), page,
-                        payload + HeadBytes(encoding, piece.tile_begin, shape.head_size));
-      } else {
-        converter.Encode(piece, page);
-      }
-    });
+    ForEachPiece(
+        heads[h], range.first_serial, Places(sequence, layer, head), [&](const Piece& piece) {
+          char* const page = pages.page(layer, head, piece.page);
+          if (is_exact) {
+            CopyPiece<true>(piece, shape.head_size, NumberBytes(encoding), page,
+                            payload + HeadBytes(encoding, piece.tile_begin, shape.head_size));
+          } else {
+            converter.Encode(piece, page);
+          }
+        });
     payload += HeadBytes(encoding, num_entries, shape.head_size);
   }
 
@@ -317,42 +334,22 @@ absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence
 }
 
 absl::Status CheckChunk(const v1::Chunk& chunk, const memory::KvShape& shape) {
-  constexpr uint64_t kMaxSerial = uint64_t{1} << 30;
-  if (!IsKnown(chunk.encoding())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("this version does not know a chunk's encoding: ", chunk.encoding()));
-  }
-  if (chunk.first_layer() < 0 || chunk.num_layers() < 1 ||
-      chunk.first_layer() > shape.num_layers - chunk.num_layers()) {
-    return absl::InvalidArgumentError(absl::StrCat("a chunk is of layers that are not there: ",
-                                                   chunk.first_layer(), " + ", chunk.num_layers()));
-  }
-  if (chunk.num_serials() < 1 || chunk.num_serials() > kMaxSerial ||
-      chunk.first_serial() > kMaxSerial) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a chunk's serials are out of range: ", chunk.first_serial(), " + ", chunk.num_serials()));
-  }
-  if (!chunk.heads().empty() && chunk.heads_size() != chunk.num_layers() * shape.num_kv_heads) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a chunk has not one set of entries per layer and head: ", chunk.heads_size()));
-  }
-  ASSIGN_OR_RETURN(const HeadRuns heads, RunsOf(chunk, shape.num_kv_heads));
-  const int64_t bytes = PayloadBytes(heads, chunk.encoding(), shape.head_size);
-  if (bytes < 1 || bytes > kMaxChunkBytes || bytes != chunk.num_bytes()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a chunk's size is not that of its entries: ", chunk.num_bytes(),
-                     " bytes, entries need ", bytes));
-  }
-  return absl::OkStatus();
+  v1::Shape wire;
+  wire.set_num_layers(static_cast<int32_t>(shape.num_layers));
+  wire.set_num_kv_heads(static_cast<int32_t>(shape.num_kv_heads));
+  wire.set_head_size(static_cast<int32_t>(shape.head_size));
+  return stored::CheckChunk(chunk, wire);
 }
 
 absl::Status ImportChunk(const v1::Chunk& chunk, absl::string_view payload,
                          memory::KvSequence* sequence) {
   const memory::KvShape& shape = sequence->shape();
   const ChunkRange range = RangeOf(chunk);
-  if (range.end_serial() > sequence->num_tokens()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a chunk ends beyond the memory: ", range.end_serial(), " of ", sequence->num_tokens()));
+  // Policies have more entries than tokens or fewer; serials are below the larger.
+  const int64_t end = std::max<int64_t>(sequence->num_tokens(), sequence->length(0, 0));
+  if (range.end_serial() > end) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a chunk ends beyond the memory: ", range.end_serial(), " of ", end));
   }
   if (payload.size() != chunk.num_bytes() || crypto::Crc32c(payload) != chunk.crc32c()) {
     return absl::DataLossError(absl::StrCat(
@@ -371,16 +368,17 @@ absl::Status ImportChunk(const v1::Chunk& chunk, absl::string_view payload,
     const int64_t head = static_cast<int64_t>(h) % shape.num_kv_heads;
     const int64_t num_entries = NumEntries(heads[h]);
     HeadConverter converter(chunk.encoding(), is_float32, num_entries, shape.head_size, at);
-    ForEachPiece(heads[h], range.first_serial, [&](const Piece& piece) {
-      char* const page = pages.page(layer, head, piece.page);
-      if (page == nullptr) return;
-      if (is_exact) {
-        CopyPiece<false>(piece, shape.head_size, NumberBytes(chunk.encoding()), page,
-                         at + HeadBytes(chunk.encoding(), piece.tile_begin, shape.head_size));
-      } else {
-        is_sound &= converter.Decode(piece, page);
-      }
-    });
+    ForEachPiece(
+        heads[h], range.first_serial, Places(*sequence, layer, head), [&](const Piece& piece) {
+          char* const page = pages.page(layer, head, piece.page);
+          if (page == nullptr) return;
+          if (is_exact) {
+            CopyPiece<false>(piece, shape.head_size, NumberBytes(chunk.encoding()), page,
+                             at + HeadBytes(chunk.encoding(), piece.tile_begin, shape.head_size));
+          } else {
+            is_sound &= converter.Decode(piece, page);
+          }
+        });
     at += HeadBytes(chunk.encoding(), num_entries, shape.head_size);
   }
   if (!is_sound) return absl::DataLossError("a chunk has scales that are no numbers");

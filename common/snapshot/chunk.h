@@ -13,11 +13,13 @@
 #include "absl/strings/string_view.h"
 #include "common/memory/kv_sequence.h"
 #include "common/memory/kv_shape.h"
+#include "common/stored/chunk_layout.h"
 #include "mneme/snapshot/v1/snapshot.pb.h"
 
 namespace mneme::snapshot {
 
-inline constexpr int64_t kMaxChunkBytes = int64_t{1} << 20;
+using stored::EncodedChunk;
+using stored::kMaxChunkBytes;
 
 // Which entries go into one chunk.
 struct ChunkRange {
@@ -47,15 +49,9 @@ class ChunkPlan {
   int64_t max_serials_;
 };
 
-// A chunk with its bytes. The digest is not set: the store makes it.
-struct EncodedChunk {
-  v1::Chunk chunk;
-  std::string payload;
-};
-
 // Returns the entries of a range that the sequence holds; nothing if it holds none of them.
 // INVALID_ARGUMENT: no such entries, or more than kMaxChunkBytes. FAILED_PRECONDITION: entries have
-// been moved, so that their index is not their serial.
+// been moved by another than the sequence's policy, so that their serials are not known.
 absl::StatusOr<std::optional<EncodedChunk>> ExportChunk(const memory::KvSequence& sequence,
                                                         const ChunkRange& range,
                                                         v1::Encoding encoding);

@@ -2,6 +2,8 @@
 
 #include <ATen/Functions.h>
 
+#include <algorithm>
+
 #include "common/model/torch_status.h"
 #include "common/status/status_macros.h"
 #include "kernels/paged_attention_layout.h"
@@ -12,10 +14,24 @@ HostPages::HostPages(const memory::KvSequence& sequence, const ChunkRange& range
     : pool_(&sequence.pool()),
       range_(range),
       num_kv_heads_(sequence.shape().num_kv_heads),
-      first_page_(range.first_serial / kernels::kPageEntries),
-      num_pages_((range.end_serial() + kernels::kPageEntries - 1) / kernels::kPageEntries -
-                 first_page_),
       page_bytes_(sequence.pool().page_bytes()) {
+  // Where entries have moved, each head has the serials at other indices.
+  int64_t first = range.first_serial;
+  int64_t end = range.end_serial();
+  if (sequence.policy().moves_entries()) {
+    first = end;
+    end = 0;
+    for (int64_t i = 0; i < range.num_layers; ++i) {
+      for (int64_t head = 0; head < num_kv_heads_; ++head) {
+        const int64_t layer = range.first_layer + i;
+        first = std::min(first, sequence.IndexOf(layer, head, range.first_serial));
+        end = std::max(end, sequence.IndexOf(layer, head, range.end_serial()));
+      }
+    }
+  }
+  first_page_ = first / kernels::kPageEntries;
+  num_pages_ =
+      std::max<int64_t>((end + kernels::kPageEntries - 1) / kernels::kPageEntries - first_page_, 0);
   rows_.reserve(range.num_layers * num_kv_heads_ * num_pages_);
   for (int64_t i = 0; i < range.num_layers; ++i) {
     for (int64_t head = 0; head < num_kv_heads_; ++head) {

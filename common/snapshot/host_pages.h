@@ -37,8 +37,8 @@ class HostPages {
   const memory::KvPool* pool_;
   ChunkRange range_;
   int64_t num_kv_heads_;
-  int64_t first_page_;
-  int64_t num_pages_;  // of each head
+  int64_t first_page_ = 0;
+  int64_t num_pages_ = 0;  // of each head
   int64_t page_bytes_;
   std::vector<int64_t> rows_;  // of the pool, or of the copy
   char* data_ = nullptr;

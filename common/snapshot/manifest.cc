@@ -1,6 +1,8 @@
 #include "common/snapshot/manifest.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -64,13 +66,16 @@ absl::Status AddCovered(const v1::Chunk& chunk, const memory::KvShape& shape,
   return absl::OkStatus();
 }
 
-// Says whether a restored sequence would have every entry that queries from `num_tokens` on see,
+// Says whether a restored sequence would have every entry that queries from `num_entries` on see,
 // and no page with entries that were never written.
 absl::Status CheckHeld(const EntryRuns& held, const EntryRuns& covered,
-                       const memory::AttentionMask& mask, int64_t num_tokens) {
+                       const memory::MemoryPolicy& policy, const memory::AttentionMask& mask,
+                       int64_t num_entries) {
   for (const memory::EntryRun& run : held) {
-    const bool is_paged = run.begin % kernels::kPageEntries == 0 &&
-                          (run.end % kernels::kPageEntries == 0 || run.end == num_tokens);
+    // Entries that move are packed into pages when they come back.
+    const bool is_paged = policy.moves_entries() ||
+                          (run.begin % kernels::kPageEntries == 0 &&
+                           (run.end % kernels::kPageEntries == 0 || run.end == num_entries));
     if (!is_paged) {
       return absl::InvalidArgumentError(
           absl::StrCat("held entries are not whole pages: [", run.begin, ", ", run.end, ")"));
@@ -80,8 +85,11 @@ absl::Status CheckHeld(const EntryRuns& held, const EntryRuns& covered,
           absl::StrCat("held entries are in no chunk: some of [", run.begin, ", ", run.end, ")"));
     }
   }
-  const int64_t recent = mask.window == 0 ? 0 : std::max<int64_t>(num_tokens - mask.window + 1, 0);
-  if (!Contains(held, recent, num_tokens) || !Contains(held, 0, std::min(mask.sinks, num_tokens))) {
+  // Which entries such a policy needs is its own affair: the state that comes with them says it.
+  if (policy.moves_entries()) return absl::OkStatus();
+  const int64_t recent = mask.window == 0 ? 0 : std::max<int64_t>(num_entries - mask.window + 1, 0);
+  if (!Contains(held, recent, num_entries) ||
+      !Contains(held, 0, std::min(mask.sinks, num_entries))) {
     return absl::InvalidArgumentError(
         absl::StrCat("entries that the policy needs are not held: some of the first ", mask.sinks,
                      " or of those from ", recent, " on"));
@@ -90,6 +98,11 @@ absl::Status CheckHeld(const EntryRuns& held, const EntryRuns& covered,
 }
 
 }  // namespace
+
+int64_t NumEntries(const v1::Manifest& manifest) {
+  return static_cast<int64_t>(manifest.num_entries() > 0 ? manifest.num_entries()
+                                                         : manifest.num_tokens());
+}
 
 std::string TokensDigest(absl::Span<const int32_t> tokens) {
   std::string bytes;
@@ -108,6 +121,7 @@ v1::Manifest MakeManifest(const memory::KvSequence& sequence, const v1::Lineage&
                           int64_t now_unix_ms) {
   const memory::KvShape& shape = sequence.shape();
   const int64_t num_tokens = sequence.num_tokens();
+  const int64_t num_entries = sequence.extent().num_entries;
   v1::Manifest manifest;
   manifest.set_format_version(kFormatVersion);
   *manifest.mutable_lineage() = lineage;
@@ -117,13 +131,15 @@ v1::Manifest MakeManifest(const memory::KvSequence& sequence, const v1::Lineage&
   manifest.set_num_tokens(static_cast<uint64_t>(num_tokens));
   manifest.set_tokens_digest(TokensDigest(tokens.first(num_tokens)));
   manifest.set_created_unix_ms(now_unix_ms);
+  if (num_entries != num_tokens) manifest.set_num_entries(static_cast<uint64_t>(num_entries));
+  if (sequence.state() != nullptr) manifest.set_policy_state(sequence.state()->Serialise());
 
   std::vector<EntryRuns> held;
   held.reserve(shape.num_heads());
   bool is_uniform = true;
   for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-      held.push_back(HeldRuns(sequence, layer, head, 0, num_tokens));
+      held.push_back(HeldRuns(sequence, layer, head, 0, num_entries));
       is_uniform &= IsSame(held.back(), held.front());
     }
   }
@@ -151,8 +167,7 @@ absl::StatusOr<std::vector<EntryRuns>> HeldOf(const v1::Manifest& manifest,
   std::vector<EntryRuns> held;
   held.reserve(shape.num_heads());
   for (const v1::Runs& runs : manifest.held()) {
-    ASSIGN_OR_RETURN(EntryRuns entries,
-                     FromWire(runs, 0, static_cast<int64_t>(manifest.num_tokens())));
+    ASSIGN_OR_RETURN(EntryRuns entries, FromWire(runs, 0, NumEntries(manifest)));
     held.push_back(std::move(entries));
   }
   held.resize(shape.num_heads(), held.front());
@@ -183,8 +198,15 @@ absl::Status CheckManifest(const v1::Manifest& manifest, const v1::Lineage& line
   if (manifest.tokens_digest() != TokensDigest(tokens.first(num_tokens))) {
     return absl::FailedPreconditionError("the stored memory is of other tokens");
   }
-  if (!manifest.policy_state().empty()) {
-    return absl::InvalidArgumentError("a stored memory has a policy state that its policy has not");
+  ASSIGN_OR_RETURN(const std::unique_ptr<memory::PolicyState> state,
+                   policy.RestoreState(shape, manifest.policy_state()));
+  const int64_t num_entries = NumEntries(manifest);
+  const std::optional<memory::PolicyState::Extent> extent =
+      state == nullptr ? std::nullopt : state->extent();
+  if (num_entries != (extent.has_value() ? extent->num_entries : num_tokens)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a stored memory has not the entries that its policy speaks of: ", num_entries,
+                     ", ", num_tokens, " tokens"));
   }
 
   std::vector<EntryRuns> covered(shape.num_heads());
@@ -196,7 +218,7 @@ absl::Status CheckManifest(const v1::Manifest& manifest, const v1::Lineage& line
       return absl::InvalidArgumentError(
           absl::StrCat("a chunk's digest has a wrong size: ", chunk.digest().size()));
     }
-    if (chunk.first_serial() < previous || EndOf(chunk) > num_tokens) {
+    if (chunk.first_serial() < previous || EndOf(chunk) > num_entries) {
       return absl::InvalidArgumentError(
           absl::StrCat("a chunk is out of order or beyond the tokens: serials ",
                        chunk.first_serial(), " + ", chunk.num_serials()));
@@ -214,19 +236,21 @@ absl::Status CheckManifest(const v1::Manifest& manifest, const v1::Lineage& line
   }
   ASSIGN_OR_RETURN(const std::vector<EntryRuns> held, HeldOf(manifest, shape));
   for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+    // Where entries are not one per token, distances are not those of the text: all are needed.
     const memory::AttentionMask mask =
-        memory::MaskOfLayer(policy.mask(), shape.sliding_window(layer));
+        extent.has_value() ? memory::AttentionMask()
+                           : memory::MaskOfLayer(policy.mask(), shape.sliding_window(layer));
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
       const int64_t h = layer * shape.num_kv_heads + head;
-      RETURN_IF_ERROR(CheckHeld(held[h], covered[h], mask, num_tokens));
+      RETURN_IF_ERROR(CheckHeld(held[h], covered[h], policy, mask, num_entries));
     }
   }
   return absl::OkStatus();
 }
 
-int64_t KeepChunksUpTo(int64_t num_tokens, std::vector<v1::Chunk>* chunks) {
+int64_t KeepChunksUpTo(int64_t num_entries, std::vector<v1::Chunk>* chunks) {
   // A chunk that is cut takes those of the same serials of other layers with it.
-  int64_t end = num_tokens;
+  int64_t end = num_entries;
   for (auto chunk = chunks->rbegin(); chunk != chunks->rend(); ++chunk) {
     if (EndOf(*chunk) > end) end = std::min(end, static_cast<int64_t>(chunk->first_serial()));
   }

@@ -2,8 +2,9 @@
 //
 //   RETURN_IF_ERROR(CheckManifest(manifest, lineage, shape, *policy, prompt));
 //   ASSIGN_OR_RETURN(const std::vector<EntryRuns> held, HeldOf(manifest, shape));
-//   RETURN_IF_ERROR(sequence.Restore(manifest.num_tokens(), held));
+//   RETURN_IF_ERROR(sequence.Restore(manifest.num_tokens(), held, NumEntries(manifest)));
 //   for (const v1::Chunk& chunk : manifest.chunks()) RETURN_IF_ERROR(ImportChunk(chunk, …));
+//   RETURN_IF_ERROR(sequence.RestoreState(manifest.policy_state()));
 #pragma once
 
 #include <cstdint>
@@ -26,6 +27,9 @@ inline constexpr uint32_t kFormatVersion = 1;
 // SHA-256 of token ids, each as four bytes, least significant first.
 std::string TokensDigest(absl::Span<const int32_t> tokens);
 
+// Returns how many entries every head has had, those of tokens or, under policy beacon, others.
+int64_t NumEntries(const v1::Manifest& manifest);
+
 // Describes the sequence's memory, of the first sequence.num_tokens() of `tokens`. `chunks` cover
 // it, in the order of first_serial; those of which nothing is held any more are left out.
 v1::Manifest MakeManifest(const memory::KvSequence& sequence, const v1::Lineage& lineage,
@@ -45,8 +49,8 @@ absl::Status CheckManifest(const v1::Manifest& manifest, const v1::Lineage& line
 absl::StatusOr<std::vector<EntryRuns>> HeldOf(const v1::Manifest& manifest,
                                               const memory::KvShape& shape);
 
-// Cuts the chunks of a memory that goes back to its first `num_tokens` tokens (or stays as long):
+// Cuts the chunks of a memory of which the first `num_entries` entries per head stay as they are:
 // those that end later are dropped. Returns from which serial on chunks have to be written anew.
-int64_t KeepChunksUpTo(int64_t num_tokens, std::vector<v1::Chunk>* chunks);
+int64_t KeepChunksUpTo(int64_t num_entries, std::vector<v1::Chunk>* chunks);
 
 }  // namespace mneme::snapshot

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/paged_attention_layout.h"
 
 namespace mneme::snapshot {
 namespace {
 
 void Append(int64_t begin, int64_t end, EntryRuns* runs) {
-  if (begin >= end) return;
   if (!runs->empty() && runs->back().end == begin) {
     runs->back().end = end;
   } else {
@@ -19,65 +17,24 @@ void Append(int64_t begin, int64_t end, EntryRuns* runs) {
 
 }  // namespace
 
-absl::StatusOr<EntryRuns> FromWire(const v1::Runs& runs, int64_t origin, int64_t limit) {
-  if (runs.lengths_size() > 2 * (limit - origin) + 2) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("more runs than entries: ", runs.lengths_size(), " of ", limit - origin));
-  }
-  EntryRuns result;
-  int64_t at = origin;
-  for (int i = 0; i < runs.lengths_size(); ++i) {
-    if (runs.lengths(i) > static_cast<uint64_t>(limit - at)) {
-      return absl::InvalidArgumentError(absl::StrCat("runs end beyond their entries: length ",
-                                                     runs.lengths(i), " at ", at, " of ", limit));
-    }
-    const int64_t end = at + static_cast<int64_t>(runs.lengths(i));
-    if (i % 2 == 1) Append(at, end, &result);
-    at = end;
-  }
-  return result;
-}
-
-void ToWire(const EntryRuns& runs, int64_t origin, v1::Runs* wire) {
-  wire->clear_lengths();
-  int64_t at = origin;
-  for (const memory::EntryRun& run : runs) {
-    wire->add_lengths(static_cast<uint64_t>(run.begin - at));
-    wire->add_lengths(static_cast<uint64_t>(run.end - run.begin));
-    at = run.end;
-  }
-}
-
 EntryRuns HeldRuns(const memory::KvSequence& sequence, int64_t layer, int64_t head, int64_t begin,
                    int64_t end) {
   constexpr int64_t kPage = kernels::kPageEntries;
   EntryRuns runs;
+  if (sequence.policy().moves_entries()) {
+    const int64_t last = sequence.IndexOf(layer, head, end);
+    for (int64_t i = sequence.IndexOf(layer, head, begin); i < last; ++i) {
+      const int64_t serial = sequence.position(layer, head, i);
+      Append(serial, serial + 1, &runs);
+    }
+    return runs;
+  }
   for (int64_t at = begin; at < end;) {
     const int64_t next = std::min((at / kPage + 1) * kPage, end);
     if (sequence.page_id(layer, head, at / kPage) >= 0) Append(at, next, &runs);
     at = next;
   }
   return runs;
-}
-
-int64_t NumEntries(const EntryRuns& runs) {
-  int64_t count = 0;
-  for (const memory::EntryRun& run : runs) count += run.end - run.begin;
-  return count;
-}
-
-bool Contains(const EntryRuns& runs, int64_t begin, int64_t end) {
-  if (begin >= end) return true;
-  const auto after = std::upper_bound(
-      runs.begin(), runs.end(), begin,
-      [](int64_t entry, const memory::EntryRun& run) { return entry < run.begin; });
-  return after != runs.begin() && std::prev(after)->end >= end;
-}
-
-bool Touches(const EntryRuns& runs, int64_t begin, int64_t end) {
-  return std::any_of(runs.begin(), runs.end(), [begin, end](const memory::EntryRun& run) {
-    return run.begin < end && begin < run.end;
-  });
 }
 
 }  // namespace mneme::snapshot

@@ -95,7 +95,7 @@ inline absl::Status Restore(const Stored& stored, memory::KvSequence* sequence) 
       return status;
     }
   }
-  return absl::OkStatus();
+  return sequence->RestoreState(stored.manifest.policy_state());
 }
 
 // Calls body(layer, head, indices of all entries that the sequence holds).
@@ -106,7 +106,8 @@ void ForEachHead(const memory::KvSequence& sequence, Body&& body) {
       std::vector<int64_t> indices;
       for (const memory::EntryRun& run :
            HeldRuns(sequence, layer, head, 0, sequence.num_tokens())) {
-        for (int64_t i = run.begin; i < run.end; ++i) indices.push_back(i);
+        const int64_t begin = sequence.IndexOf(layer, head, run.begin);
+        for (int64_t i = 0; i < run.end - run.begin; ++i) indices.push_back(begin + i);
       }
       body(layer, head, indices);
     }

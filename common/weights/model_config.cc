@@ -31,6 +31,12 @@ absl::string_view RopeScalingName(RopeScalingKind kind) {
       return "yarn";
     case RopeScalingKind::kLlama3:
       return "llama3";
+    case RopeScalingKind::kBeaconYarn:
+      return "beacon yarn";
+    case RopeScalingKind::kYarnT:
+      return "yarn-t";
+    case RopeScalingKind::kYarnTLogN:
+      return "yarn-t-logn";
   }
   return "";
 }

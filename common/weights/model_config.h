@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/weights/beacon_config.h"
 #include "common/weights/gguf.h"
 
 namespace mneme::weights {
@@ -23,6 +24,11 @@ enum class RopeScalingKind {
   kDynamicNtk,  // base grows with the length beyond the context ("dynamic")
   kYarn,
   kLlama3,
+  // The YaRN of Activation Beacon's models: other constants, and the factor grows with the length
+  // beyond factor * context. "yarn" where config.json has beacon_* keys.
+  kBeaconYarn,
+  kYarnT,      // the same, scaling late queries by position instead of queries and keys ("yarn-t")
+  kYarnTLogN,  // the same, by another formula ("yarn-t-logn")
 };
 absl::string_view RopeScalingName(RopeScalingKind kind);
 
@@ -72,6 +78,7 @@ struct ModelConfig {
   // GGUF file its eos, eot and eom tokens.
   std::vector<int64_t> eos_token_ids;
   std::optional<int64_t> pad_token_id;
+  std::optional<BeaconConfig> beacon;  // where config.json has beacon_* keys
 
   bool has_sliding_window() const;
 };

@@ -166,12 +166,19 @@ absl::Status ReadRope(const json& config, ModelConfig& model) {
   } else if (type == "dynamic") {
     scaling.kind = RopeScalingKind::kDynamicNtk;
   } else if (type == "yarn") {
-    scaling.kind = RopeScalingKind::kYarn;
+    scaling.kind = model.beacon.has_value() ? RopeScalingKind::kBeaconYarn : RopeScalingKind::kYarn;
+  } else if (type == "yarn-t") {
+    scaling.kind = RopeScalingKind::kYarnT;
+  } else if (type == "yarn-t-logn") {
+    scaling.kind = RopeScalingKind::kYarnTLogN;
   } else if (type == "llama3") {
     scaling.kind = RopeScalingKind::kLlama3;
   } else {
-    return absl::UnimplementedError(absl::StrCat(
-        "rope type is not supported (default, linear, dynamic, yarn, llama3 are): '", type, "'"));
+    return absl::UnimplementedError(
+        absl::StrCat("rope type is not supported (default, linear, dynamic, yarn, yarn-t, "
+                     "yarn-t-logn, llama3 are): "
+                     "'",
+                     type, "'"));
   }
   ASSIGN_OR_RETURN(const int64_t inner_context,
                    IntOr(rope, "original_max_position_embeddings", model.context_length));
@@ -304,6 +311,7 @@ absl::StatusOr<ModelConfig> ParseHuggingFaceConfig(absl::string_view config_text
   } else {
     model.qkv_bias = model.architecture == Architecture::kQwen2;
   }
+  ASSIGN_OR_RETURN(model.beacon, ParseBeaconConfig(config_text));
   RETURN_IF_ERROR(ReadRope(config, model));
   RETURN_IF_ERROR(ReadTokenIds(config, generation, defaults, model));
   RETURN_IF_ERROR(CheckConfig(model));

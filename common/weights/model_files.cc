@@ -1,9 +1,6 @@
 #include "common/weights/model_files.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -12,7 +9,6 @@
 #include <utility>
 
 #include "absl/memory/memory.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +16,7 @@
 #include "absl/strings/strip.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "common/weights/fingerprint.h"
 #include "common/weights/rope.h"
 #include "common/weights/strict_json.h"
 
@@ -29,30 +26,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxConfigBytes = 16 << 20;
-constexpr uint64_t kSampleBytes = 256;
-
-// SHA-256 over length-prefixed parts, so that no two sequences of parts look alike.
-class Fingerprint {
- public:
-  Fingerprint() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
-  }
-  void Add(const void* data, uint64_t size) {
-    EVP_DigestUpdate(context_.get(), &size, sizeof(size));
-    EVP_DigestUpdate(context_.get(), data, size);
-  }
-  void Add(absl::string_view text) { Add(text.data(), text.size()); }
-  std::string Hex() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-    unsigned int size = 0;
-    EVP_DigestFinal_ex(context_.get(), digest.data(), &size);
-    return absl::BytesToHexString(
-        absl::string_view(reinterpret_cast<const char*>(digest.data()), size));
-  }
-
- private:
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
 
 // The parts of a GGUF layer tensor's name and what Hugging Face calls them.
 constexpr std::pair<absl::string_view, absl::string_view> kLayerNames[] = {
@@ -248,13 +221,7 @@ void ModelFiles::Summarise() {
   // By name, so that the same tensors in other shards give the same fingerprint.
   for (const std::string& name : names()) {
     const TensorView& view = weights_.at(name).view;
-    fingerprint.Add(name);
-    fingerprint.Add(view.Describe());
-    const uint64_t sample = std::min(kSampleBytes, view.size_bytes);
-    const uint64_t last = view.size_bytes - sample;
-    for (const uint64_t at : {uint64_t{0}, last / 2, last}) {
-      fingerprint.Add(view.data + at, sample);
-    }
+    fingerprint.AddTensor(name, view);
     weight_bytes_ += view.size_bytes;
     bytes_by_type[TypeName(view.type)] += view.size_bytes;
     if (IsWeightType(view.type) && name != "rope_freqs.weight") {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "absl/strings/str_cat.h"
@@ -48,8 +49,8 @@ double AttentionFactor(const RopeScaling& scaling) {
   return magnitude(1);
 }
 
-std::vector<float> Yarn(const ModelConfig& config, double original_context) {
-  const RopeScaling& scaling = config.rope_scaling;
+std::vector<float> Yarn(const ModelConfig& config, const RopeScaling& scaling,
+                        double original_context) {
   const double size = static_cast<double>(config.head_size);
   // The pair that turns `rotations` times within the original context.
   const auto correction = [&](double rotations) {
@@ -76,6 +77,25 @@ std::vector<float> Yarn(const ModelConfig& config, double original_context) {
     frequencies[i] = interpolated * (1.0f - keep) + extrapolated * keep;
   }
   return frequencies;
+}
+
+bool IsBeaconYarn(RopeScalingKind kind) {
+  return kind == RopeScalingKind::kBeaconYarn || kind == RopeScalingKind::kYarnT ||
+         kind == RopeScalingKind::kYarnTLogN;
+}
+
+// Activation Beacon's YaRN in terms of the usual one.
+RopeScaling BeaconYarn(const ModelConfig& config, int64_t num_tokens) {
+  RopeScaling scaling = config.rope_scaling;
+  scaling.beta_fast = 128;
+  scaling.beta_slow = 2;
+  scaling.truncate = true;
+  if (num_tokens > FixedRopeLength(config)) {
+    scaling.factor = static_cast<double>(num_tokens) / static_cast<double>(config.context_length);
+  }
+  const bool scales_all = scaling.kind == RopeScalingKind::kBeaconYarn && scaling.factor > 1;
+  scaling.attention_factor = scales_all ? 0.07 * std::log(scaling.factor) + 1 : 1;
+  return scaling;
 }
 
 void ScaleLlama3(const RopeScaling& scaling, double original_context,
@@ -141,9 +161,18 @@ absl::StatusOr<RopeFrequencies> ComputeRope(const ModelConfig& config, int64_t n
       if (!(scaling.beta_fast > 0) || !(scaling.beta_slow > 0)) {
         return fail("betas must be positive", std::min(scaling.beta_fast, scaling.beta_slow));
       }
-      frequencies = Yarn(config, original_context);
+      frequencies = Yarn(config, scaling, original_context);
       rope.attention_factor = AttentionFactor(scaling);
       break;
+    case RopeScalingKind::kBeaconYarn:
+    case RopeScalingKind::kYarnT:
+    case RopeScalingKind::kYarnTLogN: {
+      if (config.rope_theta == 1) return fail("theta must not be 1", config.rope_theta);
+      const RopeScaling usual = BeaconYarn(config, num_tokens);
+      frequencies = Yarn(config, usual, static_cast<double>(config.context_length));
+      rope.attention_factor = AttentionFactor(usual);
+      break;
+    }
     case RopeScalingKind::kLlama3:
       if (!(scaling.low_freq_factor > 0) || !(scaling.high_freq_factor > scaling.low_freq_factor)) {
         return fail("high_freq_factor must be over low_freq_factor, and that over 0",
@@ -167,6 +196,30 @@ absl::StatusOr<RopeFrequencies> ComputeRope(const ModelConfig& config, int64_t n
     return fail("the attention factor is not finite", rope.attention_factor);
   }
   return rope;
+}
+
+int64_t FixedRopeLength(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.kind == RopeScalingKind::kDynamicNtk) return config.context_length;
+  if (!IsBeaconYarn(scaling.kind)) return std::numeric_limits<int64_t>::max();
+  const double scaled = std::ceil(static_cast<double>(config.context_length) * scaling.factor);
+  return scaled < 9e18 ? static_cast<int64_t>(scaled) : std::numeric_limits<int64_t>::max();
+}
+
+double QueryScale(const ModelConfig& config, int64_t position) {
+  if (position < config.context_length) return 1;
+  const auto length = static_cast<double>(position + 1);
+  const auto context = static_cast<double>(config.context_length);
+  switch (config.rope_scaling.kind) {
+    case RopeScalingKind::kYarnT: {
+      const double scale = 0.07 * std::log(length / context) + 1;
+      return scale * scale;
+    }
+    case RopeScalingKind::kYarnTLogN:
+      return std::log(length) / std::log(context);
+    default:
+      return 1;
+  }
 }
 
 }  // namespace mneme::weights

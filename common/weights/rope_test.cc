@@ -62,6 +62,35 @@ TEST(RopeTest, DynamicNtkWithinTheContextIsPlain) {
   EXPECT_NE(ComputeRope(config, 2049)->inverse_frequencies, plain->inverse_frequencies);
 }
 
+TEST(RopeTest, BeaconYarnGrowsBeyondTheScaledContext) {
+  ModelConfig config;
+  config.head_size = 64;
+  config.context_length = 100;
+  config.rope_scaling = {.kind = RopeScalingKind::kBeaconYarn, .factor = 2.5};
+  EXPECT_EQ(FixedRopeLength(config), 250);
+  EXPECT_EQ(ComputeRope(config, 250)->inverse_frequencies,
+            ComputeRope(config, 1)->inverse_frequencies);
+  EXPECT_NEAR(ComputeRope(config, 1)->attention_factor, 0.07 * std::log(2.5) + 1, 1e-12);
+  const auto grown = ComputeRope(config, 400);
+  EXPECT_NEAR(grown->attention_factor, 0.07 * std::log(4) + 1, 1e-12);
+  config.rope_scaling.factor = 4;
+  EXPECT_EQ(grown->inverse_frequencies, ComputeRope(config, 1)->inverse_frequencies);
+}
+
+TEST(RopeTest, YarnTScalesLateQueriesInsteadOfKeys) {
+  ModelConfig config;
+  config.head_size = 64;
+  config.context_length = 100;
+  config.rope_scaling = {.kind = RopeScalingKind::kYarnT, .factor = 4};
+  EXPECT_EQ(ComputeRope(config, 1)->attention_factor, 1);
+  EXPECT_EQ(QueryScale(config, 99), 1);
+  EXPECT_NEAR(QueryScale(config, 199), std::pow(0.07 * std::log(2) + 1, 2), 1e-12);
+  config.rope_scaling.kind = RopeScalingKind::kYarnTLogN;
+  EXPECT_NEAR(QueryScale(config, 199), std::log(200) / std::log(100), 1e-12);
+  config.rope_scaling.kind = RopeScalingKind::kYarn;
+  EXPECT_EQ(QueryScale(config, 199), 1);
+}
+
 TEST(RopeTest, FrequencyFactorsDivide) {
   ModelConfig config;
   config.head_size = 4;

@@ -4,12 +4,9 @@
 #include <map>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "common/status/status_macros.h"
 #include "services/cli/console.h"
 
@@ -20,7 +17,7 @@ void AddChatOptions(Arguments& arguments, ChatSettings* settings) {
   arguments.Option("model", "M", &settings->model, "model (default: the session's, the server's)");
   arguments.Option("system", "TEXT", &settings->system, "system message, at the beginning");
   arguments.Option("policy", "POLICY", &settings->policy,
-                   "memory policy: full, or window:SINKS,RECENT (tokens), e.g. window:4,1024");
+                   absl::StrCat("memory policy: ", kPolicyForms));
   arguments.Option("temperature", "T", &settings->temperature, "0 is greedy (default 0.3)");
   arguments.Option("top-k", "N", &settings->top_k, "draw from the N likeliest tokens");
   arguments.Option("top-p", "P", &settings->top_p, "draw from the likeliest that make up P (0.9)");
@@ -30,29 +27,6 @@ void AddChatOptions(Arguments& arguments, ChatSettings* settings) {
                    "1: none (default 1.1)");
   arguments.Option("seed", "N", &settings->seed, "the same seed gives the same answer");
   arguments.Option("max-tokens", "N", &settings->max_tokens, "longest answer");
-}
-
-absl::StatusOr<inference::v1::MemoryPolicy> ParsePolicy(absl::string_view text) {
-  inference::v1::MemoryPolicy policy;
-  if (text == "full") {
-    policy.mutable_full();
-    return policy;
-  }
-  absl::string_view rest = text;
-  if (absl::ConsumePrefix(&rest, "window:")) {
-    const std::vector<absl::string_view> parts = absl::StrSplit(rest, ',');
-    int sinks = 0;
-    int recent = 0;
-    if (parts.size() == 2 && absl::SimpleAtoi(parts[0], &sinks) &&
-        absl::SimpleAtoi(parts[1], &recent) && sinks >= 0 && recent >= 1) {
-      policy.mutable_window()->set_sinks(sinks);
-      policy.mutable_window()->set_recent(recent);
-      return policy;
-    }
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("no such memory policy: ", text,
-                   "\nthere are full, and window:SINKS,RECENT, e.g. window:4,1024"));
 }
 
 absl::StatusOr<gateway::v1::ChatRequest> RequestFor(const ChatSettings& settings) {

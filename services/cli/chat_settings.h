@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "mneme/gateway/v1/chat.pb.h"
 #include "services/cli/arguments.h"
+#include "services/cli/policy_text.h"
 
 namespace mneme::cli {
 
@@ -15,7 +16,7 @@ struct ChatSettings {
   std::string model;    // "": the session's or the server's default
   std::string session;  // "": without one
   std::string system;
-  std::string policy;  // "full", "window:4,1024"; "": the server's choice
+  std::string policy;  // as policy_text.h reads it; "": the server's choice
   // The API's own default is the model's plain distribution, from which small models stray.
   std::optional<double> temperature = 0.3, top_p = 0.9, min_p = 0.05, repetition_penalty = 1.1;
   std::optional<int> top_k, max_tokens;
@@ -27,9 +28,6 @@ void AddChatOptions(Arguments& arguments, ChatSettings* settings);
 
 // Returns the request without its messages. INVALID_ARGUMENT: a malformed policy.
 absl::StatusOr<gateway::v1::ChatRequest> RequestFor(const ChatSettings& settings);
-
-// Reads "full" or "window:SINKS,RECENT".
-absl::StatusOr<inference::v1::MemoryPolicy> ParsePolicy(absl::string_view text);
 
 // Returns the receipt as lines for a person.
 std::string ReceiptText(const inference::v1::MemoryReceipt& receipt);

@@ -15,6 +15,7 @@ int DownCommand(const std::vector<std::string>& words);
 int StatusCommand(const std::vector<std::string>& words);
 int ChatCommand(const std::vector<std::string>& words);
 int SessionsCommand(const std::vector<std::string>& words);
+int CompareCommand(const std::vector<std::string>& words);
 int ModelsCommand(const std::vector<std::string>& words);
 int KeysCommand(const std::vector<std::string>& words);
 int DoctorCommand(const std::vector<std::string>& words);

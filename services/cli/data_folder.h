@@ -6,6 +6,7 @@
 //   models.json      registered models      keys.json   API keys
 //   master.key       wraps the keys that sessions are encrypted with: who loses it loses them all
 //   redis/           Redis' files and its password
+//   disk/            sessions' memory that Redis has no room for, if it was given a budget
 //   run/             configuration and address files of the services
 //   logs/            one file per service
 #pragma once
@@ -32,6 +33,7 @@ class DataFolder {
   std::string models_file() const { return File("models.json"); }
   std::string keys_file() const { return File("keys.json"); }
   std::string master_key_file() const { return File("master.key"); }
+  std::string disk_tier() const { return File("disk"); }
 
   // Makes the folder and those below it, for this user only. PERMISSION_DENIED or another code with
   // the reason and what to do.

@@ -30,18 +30,6 @@ TEST(DoctorTest, MemoryMustHoldTheModel) {
   EXPECT_THAT(bad.advice, HasSubstr("3.0 GiB"));
 }
 
-TEST(PolicyTest, ReadsBothForms) {
-  EXPECT_TRUE(ParsePolicy("full")->has_full());
-  const auto window = ParsePolicy("window:4,1024");
-  ASSERT_TRUE(window.ok());
-  EXPECT_EQ(window->window().sinks(), 4);
-  EXPECT_EQ(window->window().recent(), 1024);
-  for (const char* wrong :
-       {"", "fulll", "window", "window:4", "window:-1,4", "window:4,0", "window:4,5,6"}) {
-    EXPECT_EQ(ParsePolicy(wrong).status().code(), absl::StatusCode::kInvalidArgument) << wrong;
-  }
-}
-
 TEST(LogLineTest, ShowsTheErrorOfAJsonLineAndOtherLinesAsTheyAre) {
   EXPECT_EQ(MessageOfLogLine(R"({"message":"service ended with an error","error":"no model"})"),
             "no model");

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
        {"status", "shows what runs and whether it is well", StatusCommand},
        {"chat", "talks to a model", ChatCommand},
        {"sessions", "lists, shows and deletes sessions", SessionsCommand},
+       {"compare", "shows what memory policies cost and lose on a text", CompareCommand},
        {"models", "lists, adds and fetches models", ModelsCommand},
        {"keys", "the API keys that the server accepts", KeysCommand},
        {"doctor", "finds what is wrong with this machine or a Redis", DoctorCommand}},

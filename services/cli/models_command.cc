@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/status/status_macros.h"
 #include "common/weights/model_files.h"
 #include "nlohmann/json.hpp"
@@ -54,6 +55,13 @@ int List(const std::vector<std::string>& words) {
   return kExitOk;
 }
 
+// What an executor of the model offers; namm needs an artifact in its configuration besides.
+std::vector<std::string> PoliciesOf(const weights::ModelConfig& config) {
+  // Models with sliding windows of their own take none that moves entries.
+  if (config.has_sliding_window()) return {"full", "window", "beacon"};
+  return {"full", "window", "h2o", "snapkv", "l2norm", "namm", "beacon"};
+}
+
 int Show(const std::vector<std::string>& words) {
   std::string data;
   std::vector<std::string> names;
@@ -81,6 +89,8 @@ int Show(const std::vector<std::string>& words) {
     line["kv_heads"] = config.num_kv_heads;
     line["context_length"] = config.context_length;
     line["vocab_size"] = config.vocab_size;
+    line["memory_policies"] = PoliciesOf(config);
+    line["trained_beacons"] = config.beacon.has_value();
     line["fingerprint"] = (*files)->fingerprint();
     PrintLine(line.dump());
     return kExitOk;
@@ -94,6 +104,9 @@ int Show(const std::vector<std::string>& words) {
        {"layers", absl::StrCat(config.num_layers)},
        {"heads", absl::StrCat(config.num_heads, ", ", config.num_kv_heads, " of keys and values")},
        {"context", absl::StrCat(config.context_length, " tokens")},
+       {"memory policies",
+        absl::StrCat(absl::StrJoin(PoliciesOf(config), ", "),
+                     config.beacon.has_value() ? "" : " (its beacons are not trained)")},
        {"vocabulary", absl::StrCat(config.vocab_size)},
        {"fingerprint", (*files)->fingerprint()}}));
   return kExitOk;

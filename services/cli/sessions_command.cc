@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "common/status/status_macros.h"
 #include "mneme/gateway/v1/session.grpc.pb.h"
+#include "services/cli/chat_settings.h"
 #include "services/cli/commands.h"
 #include "services/cli/console.h"
 #include "services/cli/server_connection.h"
@@ -14,6 +15,9 @@ namespace mneme::cli {
 namespace {
 
 namespace gw = gateway::v1;
+
+// All of a large session's memory may be read and written anew.
+constexpr absl::Duration kCompactTimeout = absl::Minutes(10);
 
 std::string TimeText(int64_t unix_ms) {
   return absl::FormatTime("%Y-%m-%d %H:%M", absl::FromUnixMillis(unix_ms), absl::LocalTimeZone());
@@ -124,12 +128,13 @@ template <typename Request, typename Response>
 absl::StatusOr<Response> CallServer(const ServerOptions& options,
                                     grpc::Status (gw::SessionService::Stub::*method)(
                                         grpc::ClientContext*, const Request&, Response*),
-                                    const Request& request) {
+                                    const Request& request,
+                                    absl::Duration timeout = kLookupTimeout) {
   ASSIGN_OR_RETURN(const ServerConnection server, ServerConnection::Open(options));
   const auto stub = gw::SessionService::NewStub(server.channel());
   Response response;
   grpc::ClientContext context;
-  server.Prepare(kLookupTimeout, &context);
+  server.Prepare(timeout, &context);
   const grpc::Status status = (stub.get()->*method)(&context, request, &response);
   if (!status.ok()) return server.Explain(status);
   return response;
@@ -198,6 +203,65 @@ int Rewind(const std::vector<std::string>& words) {
   return Tell(rewound->session(), "rewound", json);
 }
 
+int Compact(const std::vector<std::string>& words) {
+  ServerOptions options;
+  std::vector<std::string> ids;
+  std::optional<uint64_t> parent_version;
+  std::string policy;
+  std::string encoding;
+  bool drop_older = false;
+  bool json = false;
+  Arguments arguments("mneme sessions compact",
+                      "Makes a session's stored memory smaller; the conversation stays as it is.");
+  arguments.Positional("ID", 1, 1, &ids, "the session");
+  arguments.Option("policy", "POLICY", &policy,
+                   "keeps it under a tighter policy: window:SINKS,RECENT (tokens), e.g. "
+                   "window:4,1024");
+  arguments.Option("encoding", "E", &encoding, "rounds it to 8 bits: int8 or fp8");
+  arguments.Flag("drop-older", &drop_older,
+                 "drops the memory of earlier versions; a rewind to them computes it again");
+  arguments.Option("parent-version", "N", &parent_version,
+                   "only if this is still the session's version");
+  arguments.Flag("json", &json, "prints what was saved as one line of JSON");
+  AddServerOptions(arguments, &options);
+  if (const std::optional<int> code = ParseOrExit(arguments, words)) return *code;
+  gw::CompactSessionRequest request;
+  request.set_session_id(ids[0]);
+  if (!policy.empty()) {
+    const absl::StatusOr<inference::v1::MemoryPolicy> parsed = ParsePolicy(policy);
+    if (!parsed.ok()) return Fail(parsed.status());
+    *request.mutable_memory_policy() = *parsed;
+  }
+  if (encoding == "int8") {
+    request.set_encoding(gw::COMPACT_ENCODING_INT8);
+  } else if (encoding == "fp8") {
+    request.set_encoding(gw::COMPACT_ENCODING_FP8);
+  } else if (!encoding.empty()) {
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("no such encoding: ", encoding, "\nthere are int8 and fp8")));
+  }
+  if (policy.empty() && encoding.empty() && !drop_older) {
+    return Fail(
+        absl::InvalidArgumentError("nothing to do: give --policy, --encoding or --drop-older"));
+  }
+  request.set_drop_older_snapshots(drop_older);
+  if (parent_version) request.set_parent_version(*parent_version);
+  const auto made =
+      CallServer(options, &gw::SessionService::Stub::CompactSession, request, kCompactTimeout);
+  if (!made.ok()) return Fail(made.status());
+  if (json) {
+    PrintLine(ToJsonLine(*made));
+    return kExitOk;
+  }
+  PrintLine(absl::StrCat("compacted: ", made->session().session_id(), ", stored memory ",
+                         made->kv_bytes_before(), " -> ", made->kv_bytes_after(), " bytes, ",
+                         made->entries_before(), " -> ", made->entries_after(), " entries"));
+  if (made->snapshots_dropped() > 0) {
+    PrintLine(absl::StrCat("memory dropped of earlier versions: ", made->snapshots_dropped()));
+  }
+  return kExitOk;
+}
+
 int Versions(const std::vector<std::string>& words) {
   ServerOptions options;
   std::vector<std::string> ids;
@@ -263,6 +327,7 @@ int SessionsCommand(const std::vector<std::string>& words) {
        {"versions", "shows a session's versions and where its memory lies", Versions},
        {"fork", "makes a new session that begins with another's turns", Fork},
        {"rewind", "takes a session back to an earlier version", Rewind},
+       {"compact", "makes a session's stored memory smaller", Compact},
        {"export", "writes a session to a file", ExportSession},
        {"import", "makes a session from such a file", ImportSession},
        {"pin", "keeps a session from expiring", Pin},

@@ -24,7 +24,7 @@ namespace {
 // The flags of the command line; what is not given leaves the configuration file's value.
 struct UpFlags {
   std::optional<std::string> data, model, compute, device, keys, host;
-  std::optional<int> http_port, grpc_port, executors;
+  std::optional<int> http_port, grpc_port, executors, redis_budget_mib;
   std::string config_file;
   bool json = false;
 };
@@ -43,6 +43,14 @@ absl::StatusOr<v1::UpConfig> ConfigOf(const UpFlags& flags) {
   if (flags.http_port) config.set_http_port(*flags.http_port);
   if (flags.grpc_port) config.set_grpc_port(*flags.grpc_port);
   if (flags.executors) config.set_executors(*flags.executors);
+  if (flags.redis_budget_mib) {
+    if (*flags.redis_budget_mib < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--redis-budget is negative: ", *flags.redis_budget_mib));
+    }
+    config.mutable_memory()->mutable_tiers()->set_redis_budget_bytes(
+        static_cast<int64_t>(*flags.redis_budget_mib) << 20);
+  }
   const auto one_of = [](absl::string_view flag, const std::string& value,
                          const std::set<std::string>& allowed) {
     if (value.empty() || allowed.contains(value)) return absl::OkStatus();
@@ -159,6 +167,9 @@ int UpCommand(const std::vector<std::string>& words) {
   arguments.Option("compute", "TYPE", &flags.compute, "float32, bfloat16 or auto (default)");
   arguments.Option("device", "DEVICE", &flags.device, "cpu, cuda or auto (default)");
   arguments.Option("executors", "N", &flags.executors, "executor processes (default 1)");
+  arguments.Option(
+      "redis-budget", "MIB", &flags.redis_budget_mib,
+      "MiB of Redis for sessions' memory, the rest goes to disk (default 0: no bound)");
   arguments.Option("keys", "FILE", &flags.keys,
                    "API keys (default keys.json of the data folder; see `mneme keys`)");
   arguments.Option("config", "FILE", &flags.config_file,

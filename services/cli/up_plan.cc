@@ -179,6 +179,11 @@ class Planner {
     if (settings.master_key_file().empty()) {
       ASSIGN_OR_RETURN(*settings.mutable_master_key_file(), MasterKeyFile());
     }
+    // What a bounded Redis has no room for goes to disk, unless another folder is named.
+    memory::v1::TierConfig* tiers = settings.mutable_tiers();
+    if (tiers->redis_budget_bytes() > 0 && tiers->disk_path().empty()) {
+      tiers->set_disk_path(folder_.disk_tier());
+    }
     ASSIGN_OR_RETURN(memory_address_, TakePort(kLoopback, 0));
     settings.set_listen(memory_address_);
     *settings.mutable_redis() = redis_;

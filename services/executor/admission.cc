@@ -17,6 +17,14 @@ int64_t PagesOf(int64_t entries) {
   return (entries + kernels::kPageEntries - 1) / kernels::kPageEntries;
 }
 
+// The tokens that prompt and answer may have together, pages aside.
+int64_t MaxTokens(const memory::MemoryPolicy& policy, const AdmissionLimits& limits) {
+  const memory::AttentionMask mask = policy.mask();
+  const bool is_windowed =
+      mask.window > 0 && mask.window + mask.sinks <= limits.model.context_length;
+  return is_windowed ? kMaxSequenceTokens : policy.MaxTokens(limits.model.context_length);
+}
+
 int64_t PeakPages(const WorkSpec& spec, const AdmissionLimits& limits, int64_t num_tokens) {
   return spec.policy->EstimatePeakPages(limits.kv_shape, num_tokens, limits.step_tokens);
 }
@@ -28,21 +36,13 @@ absl::Status TooSmall(absl::string_view what, int64_t tokens, int64_t needed, in
       total));
 }
 
-// The tokens that prompt and answer may have together, pages aside.
-int64_t MaxTokens(const WorkSpec& spec, const AdmissionLimits& limits) {
-  const memory::AttentionMask mask = spec.policy->mask();
-  const bool is_windowed =
-      mask.window > 0 && mask.window + mask.sinks <= limits.model.context_length;
-  return is_windowed ? kMaxSequenceTokens : limits.model.context_length;
-}
-
 absl::StatusOr<int64_t> ScoreLimit(const WorkSpec& spec, const AdmissionLimits& limits) {
   const int64_t num_context = static_cast<int64_t>(spec.prompt.size());
   int64_t longest = 0;
   for (const std::vector<int32_t>& ids : spec.continuations) {
     longest = std::max(longest, static_cast<int64_t>(ids.size()));
   }
-  const int64_t max_tokens = MaxTokens(spec, limits);
+  const int64_t max_tokens = MaxTokens(*spec.policy, limits);
   if (num_context + longest > max_tokens) {
     return status::InvalidField(
         "context_ids", absl::StrCat("context and continuation are over the model's context of ",
@@ -70,7 +70,7 @@ absl::StatusOr<int64_t> TokenLimit(const WorkSpec& spec, const AdmissionLimits& 
   }
   const int64_t num_prompt = static_cast<int64_t>(spec.prompt.size());
   const int64_t num_known = num_prompt + static_cast<int64_t>(spec.generated.size());
-  const int64_t max_tokens = MaxTokens(spec, limits);
+  const int64_t max_tokens = MaxTokens(*spec.policy, limits);
   if (num_known >= max_tokens) {
     return status::InvalidField(
         "prompt_ids",
@@ -95,6 +95,24 @@ absl::StatusOr<int64_t> TokenLimit(const WorkSpec& spec, const AdmissionLimits& 
     (PeakPages(spec, limits, middle) <= limits.num_pages ? low : high) = middle;
   }
   return low + 1;
+}
+
+inference::v1::MemoryEstimate EstimateMemory(const memory::MemoryPolicy& policy,
+                                             const AdmissionLimits& limits, int64_t num_tokens,
+                                             int64_t page_bytes) {
+  inference::v1::MemoryEstimate estimate;
+  estimate.set_policy(policy.Describe());
+  estimate.set_max_tokens(MaxTokens(policy, limits));
+  estimate.set_resident_pages(policy.EstimateResidentPages(limits.kv_shape, num_tokens));
+  estimate.set_resident_bytes(estimate.resident_pages() * page_bytes);
+  estimate.set_peak_pages(
+      policy.EstimatePeakPages(limits.kv_shape, num_tokens, limits.step_tokens));
+  estimate.set_peak_bytes(estimate.peak_pages() * page_bytes);
+  estimate.set_full_bytes(memory::FullPolicy()->EstimateResidentPages(limits.kv_shape, num_tokens) *
+                          page_bytes);
+  estimate.set_fits(num_tokens <= estimate.max_tokens() &&
+                    estimate.peak_pages() <= limits.num_pages);
+  return estimate;
 }
 
 }  // namespace mneme::executor

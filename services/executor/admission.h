@@ -5,6 +5,8 @@
 
 #include "absl/status/statusor.h"
 #include "common/memory/kv_shape.h"
+#include "common/memory/memory_policy.h"
+#include "mneme/inference/v1/inference.pb.h"
 #include "services/executor/sequence.h"
 #include "services/executor/step_model.h"
 
@@ -24,5 +26,10 @@ struct AdmissionLimits {
 // INVALID_ARGUMENT: prompt or context over the context, or more answers than may run at a time.
 // RESOURCE_EXHAUSTED: the pages of the whole pool would not suffice.
 absl::StatusOr<int64_t> TokenLimit(const WorkSpec& spec, const AdmissionLimits& limits);
+
+// Returns what a sequence of `num_tokens` holds under a policy, of pages of `page_bytes`.
+inference::v1::MemoryEstimate EstimateMemory(const memory::MemoryPolicy& policy,
+                                             const AdmissionLimits& limits, int64_t num_tokens,
+                                             int64_t page_bytes);
 
 }  // namespace mneme::executor

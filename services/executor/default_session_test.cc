@@ -135,6 +135,25 @@ TEST_P(DefaultSessionTest, ComeBackBitForBitWithAWindow) {
   ExpectSameTexts(request);
 }
 
+// What the policy remembers comes back with the entries.
+TEST_P(DefaultSessionTest, ComeBackBitForBitWhereEntriesAreDropped) {
+  std::vector<inference::v1::MemoryPolicy> policies(3);
+  policies[0].mutable_h2o()->mutable_budget()->set_tokens(40);
+  policies[0].mutable_h2o()->set_interval(16);
+  policies[1].mutable_snapkv()->mutable_budget()->set_fraction(0.5);
+  policies[1].mutable_snapkv()->set_window(8);
+  policies[1].mutable_snapkv()->set_interval(24);
+  policies[2].mutable_l2norm()->mutable_budget()->set_tokens(32);
+  policies[2].mutable_l2norm()->set_interval(20);
+  for (const inference::v1::MemoryPolicy& policy : policies) {
+    SCOPED_TRACE(policy.ShortDebugString());
+    v1::GenerateRequest request = Settings();
+    *request.mutable_memory_policy() = policy;
+    ExpectSameTexts(request);
+    EXPECT_GT(memory_.Committed("t", "s", 3).held_size(), 1);  // heads differ
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(ComputeTypes, DefaultSessionTest, ::testing::Values("float32", "bfloat16"),
                          [](const auto& info) { return std::string(info.param); });
 

@@ -188,4 +188,6 @@ int64_t Engine::kv_budget_bytes() const {
   return scheduler_->pool().num_pages() * scheduler_->pool().page_bytes();
 }
 
+int64_t Engine::page_bytes() const { return scheduler_->pool().page_bytes(); }
+
 }  // namespace mneme::executor

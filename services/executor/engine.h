@@ -67,6 +67,7 @@ class Engine {
   int64_t num_accepted();
   const AdmissionLimits& limits() const { return limits_; }
   int64_t kv_budget_bytes() const;
+  int64_t page_bytes() const;
 
  private:
   Engine(std::unique_ptr<StepModel> model, const EngineOptions& options, ExecutorMetrics* metrics);

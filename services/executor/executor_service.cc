@@ -16,6 +16,8 @@ namespace mneme::executor {
 namespace {
 
 // How often a call that gets no tokens looks whether its caller is still there.
+// Beyond any context, so that products of it stay in range.
+constexpr int64_t kMaxEstimatedTokens = int64_t{1} << 32;
 constexpr std::chrono::milliseconds kCancelPoll{20};
 
 void Convert(const TokenScore& score, inference::v1::TokenLogprob* logprob) {
@@ -132,6 +134,26 @@ grpc::Status ExecutorServiceImpl::GetModel(grpc::ServerContext*, const v1::GetMo
   if (!engine.ok()) return rpc::ToGrpc(engine.status());
   *response = description_;
   return grpc::Status::OK;
+}
+
+absl::StatusOr<v1::EstimateResponse> ExecutorServiceImpl::Estimate(
+    const v1::EstimateRequest& request) const {
+  ASSIGN_OR_RETURN(Engine* const engine, LoadedEngine());
+  if (request.tokens() < 1 || request.tokens() > kMaxEstimatedTokens) {
+    return status::InvalidField(
+        "tokens", absl::StrCat("must be from 1 to ", kMaxEstimatedTokens, ": ", request.tokens()));
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const memory::MemoryPolicy> policy,
+                   memory::CreatePolicy(request.memory_policy(), engine->limits().model.policies));
+  v1::EstimateResponse response;
+  *response.mutable_estimate() =
+      EstimateMemory(*policy, engine->limits(), request.tokens(), engine->page_bytes());
+  return response;
+}
+
+grpc::Status ExecutorServiceImpl::Estimate(grpc::ServerContext*, const v1::EstimateRequest* request,
+                                           v1::EstimateResponse* response) {
+  return rpc::Reply(Estimate(*request), response);
 }
 
 grpc::Status ExecutorServiceImpl::FinishGeneration(grpc::ServerContext*,

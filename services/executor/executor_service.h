@@ -24,6 +24,8 @@ class ExecutorServiceImpl final : public v1::ExecutorService::Service {
                      v1::ScoreResponse* response) override;
   grpc::Status GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request,
                         v1::GetModelResponse* response) override;
+  grpc::Status Estimate(grpc::ServerContext* context, const v1::EstimateRequest* request,
+                        v1::EstimateResponse* response) override;
   grpc::Status FinishGeneration(grpc::ServerContext* context,
                                 const v1::FinishGenerationRequest* request,
                                 v1::FinishGenerationResponse* response) override;
@@ -36,6 +38,7 @@ class ExecutorServiceImpl final : public v1::ExecutorService::Service {
   absl::StatusOr<Engine*> LoadedEngine() const;
   absl::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest& request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) const;
+  absl::StatusOr<v1::EstimateResponse> Estimate(const v1::EstimateRequest& request) const;
   absl::StatusOr<v1::ScoreResponse> Score(grpc::ServerContext* context,
                                           const v1::ScoreRequest& request) const;
 

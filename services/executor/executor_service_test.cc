@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/executor/hash_step_model.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::executor {
 namespace {
@@ -96,7 +97,8 @@ class ExecutorServiceTest : public ::testing::Test {
 
   // Waits until nothing runs and no page is used; false after ten seconds.
   bool BecomesIdle() {
-    for (const absl::Time end = absl::Now() + absl::Seconds(10); absl::Now() < end;) {
+    for (const absl::Time end = absl::Now() + testing::TimeLimit(absl::Seconds(10));
+         absl::Now() < end;) {
       const v1::GetLoadResponse load = Load();
       if (load.running() == 0 && load.waiting() == 0 && load.pages_used() == 0) return true;
       absl::SleepFor(absl::Milliseconds(2));
@@ -258,7 +260,7 @@ TEST_F(ExecutorServiceTest, FullQueueRefusesAtOnceWithARetryDelay) {
   }
   const absl::Time begin = absl::Now();
   const Answer refused = Generate(Request(9, 3));
-  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+  EXPECT_LT(absl::Now() - begin, testing::TimeLimit(absl::Seconds(1)));
   EXPECT_EQ(refused.status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_FALSE(status::PayloadOf(refused.status, status::kRetryAfterPayload).empty());
   EXPECT_EQ(metrics_.rejections.Value(), 1);

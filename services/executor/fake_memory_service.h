@@ -15,13 +15,39 @@
 
 namespace mneme::executor {
 
+// A function that a test sets while calls run: the next one sees it. Thread-safe.
+template <typename Result, typename... Arguments>
+class Hook {
+ public:
+  using Function = std::function<Result(Arguments...)>;
+
+  Hook& operator=(Function function) {
+    sync::MutexLock lock(mutex_);
+    function_ = std::move(function);
+    return *this;
+  }
+  // Nothing is set: returns a Result of its own, grpc::Status::OK where it is one.
+  Result operator()(Arguments... arguments) const {
+    Function function;
+    {
+      sync::MutexLock lock(mutex_);
+      function = function_;
+    }
+    return function ? function(arguments...) : Result();
+  }
+
+ private:
+  mutable sync::Mutex mutex_;
+  Function function_ ABSL_GUARDED_BY(mutex_);
+};
+
 class FakeMemoryService final : public memory::v1::MemoryService::Service {
  public:
-  // Called where named; anything but OK ends the call with it. Set before the calls they concern.
-  std::function<grpc::Status()> at_stage, at_staged_chunk, at_manifest;
-  std::function<grpc::Status()> at_look, at_fetch, at_fetched_chunk;
-  std::function<void(std::string*)> damage;  // of a payload that is fetched
-  std::function<void(snapshot::v1::Manifest*)> change_manifest;
+  // Called where named; anything but OK ends the call with it.
+  Hook<grpc::Status> at_stage, at_staged_chunk, at_manifest;
+  Hook<grpc::Status> at_look, at_fetch, at_fetched_chunk;
+  Hook<void, std::string*> damage;  // of a payload that is fetched
+  Hook<void, snapshot::v1::Manifest*> change_manifest;
 
   // Makes a staged snapshot the session's one of `version`, as CommitTurn does. False: unknown id.
   bool Commit(const std::string& tenant, const std::string& session, uint64_t version,
@@ -31,6 +57,16 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
     if (staged == staged_.end()) return false;
     committed_[tenant + "/" + session][version] = staged->second;
     return true;
+  }
+  // Stores a snapshot's chunks under other digests and drops the old ones, as a compaction does.
+  void Rewrite(const std::string& tenant, const std::string& session, uint64_t version) {
+    sync::MutexLock lock(mutex_);
+    for (auto& chunk : *committed_[tenant + "/" + session][version].mutable_chunks()) {
+      std::string payload = std::move(payloads_.at(chunk.digest()));
+      payloads_.erase(chunk.digest());
+      for (char& byte : *chunk.mutable_digest()) byte ^= 1;
+      payloads_[chunk.digest()] = std::move(payload);
+    }
   }
   // Gives another session what one has, as a fork does.
   void Fork(const std::string& tenant, const std::string& from, const std::string& to) {
@@ -55,18 +91,14 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
   grpc::Status StageSnapshot(grpc::ServerContext*,
                              grpc::ServerReader<memory::v1::StageSnapshotRequest>* reader,
                              memory::v1::StageSnapshotResponse* response) override {
-    if (at_stage) {
-      if (const grpc::Status status = at_stage(); !status.ok()) return status;
-    }
+    if (const grpc::Status status = at_stage(); !status.ok()) return status;
     memory::v1::StageSnapshotRequest request;
     if (!reader->Read(&request) || !request.has_header()) {
       return {grpc::StatusCode::INVALID_ARGUMENT, "no header"};
     }
     while (reader->Read(&request)) {
       if (request.has_chunk()) {
-        if (at_staged_chunk) {
-          if (const grpc::Status status = at_staged_chunk(); !status.ok()) return status;
-        }
+        if (const grpc::Status status = at_staged_chunk(); !status.ok()) return status;
         const snapshot::v1::Chunk& chunk = request.chunk().chunk();
         if (chunk.num_bytes() != request.chunk().payload().size() || chunk.digest().size() != 16 ||
             chunk.crc32c() != crypto::Crc32c(request.chunk().payload())) {
@@ -78,9 +110,7 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
         payloads_[chunk.digest()] = request.chunk().payload();
         continue;
       }
-      if (at_manifest) {
-        if (const grpc::Status status = at_manifest(); !status.ok()) return status;
-      }
+      if (const grpc::Status status = at_manifest(); !status.ok()) return status;
       sync::MutexLock lock(mutex_);
       for (const snapshot::v1::Chunk& chunk : request.manifest().chunks()) {
         if (!payloads_.contains(chunk.digest())) {
@@ -99,9 +129,7 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
       grpc::ServerContext*, const memory::v1::FetchSnapshotRequest* request,
       grpc::ServerWriter<memory::v1::FetchSnapshotResponse>* writer) override {
     const auto& hook = request->manifest_only() ? at_look : at_fetch;
-    if (hook) {
-      if (const grpc::Status status = hook(); !status.ok()) return status;
-    }
+    if (const grpc::Status status = hook(); !status.ok()) return status;
     memory::v1::FetchSnapshotResponse response;
     std::vector<std::pair<int, std::string>> payloads;
     {
@@ -118,14 +146,12 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
         payloads.emplace_back(index, payloads_.at(manifest.chunks(index).digest()));
       }
     }
-    if (change_manifest) change_manifest(response.mutable_found()->mutable_manifest());
+    change_manifest(response.mutable_found()->mutable_manifest());
     writer->Write(response);
     if (request->manifest_only()) return grpc::Status::OK;
     for (auto& [index, payload] : payloads) {
-      if (at_fetched_chunk) {
-        if (const grpc::Status status = at_fetched_chunk(); !status.ok()) return status;
-      }
-      if (damage) damage(&payload);
+      if (const grpc::Status status = at_fetched_chunk(); !status.ok()) return status;
+      damage(&payload);
       response.mutable_chunk()->set_index(index);
       response.mutable_chunk()->set_payload(std::move(payload));
       response.mutable_chunk()->set_tier("redis");

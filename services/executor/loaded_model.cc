@@ -11,8 +11,11 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/log/log.h"
+#include "common/memory/beacon_ratio.h"
+#include "common/memory/namm_model.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "common/weights/beacon_adapter.h"
 #include "common/weights/model_files.h"
 #include "kernels/paged_attention.h"
 
@@ -91,10 +94,24 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const v1::Executo
         absl::StrCat("context_length must be from 0 (the model's own) to the model's ",
                      files->config().context_length, ": ", config.context_length()));
   }
+  model::ModelOptions options{.compute = compute, .num_threads = config.threads()};
+  if (!config.beacon_adapter().empty()) {
+    ASSIGN_OR_RETURN(options.beacon_adapter, weights::BeaconAdapter::Open(config.beacon_adapter()));
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<model::Model> model,
-                   LoadOn(config.device(), std::move(files),
-                          {.compute = compute, .num_threads = config.threads()}));
-  return absl::WrapUnique(new LoadedModel(std::move(model), config));
+                   LoadOn(config.device(), std::move(files), options));
+  auto loaded = absl::WrapUnique(new LoadedModel(std::move(model), config));
+  for (const v1::ExecutorConfig::NammArtifact& artifact : config.namm_artifacts()) {
+    ASSIGN_OR_RETURN(memory::NammModel namm, memory::NammModel::Load(artifact.path()));
+    if (artifact.name().empty() ||
+        !loaded->limits_.policies.namm
+             .emplace(artifact.name(), std::make_shared<const memory::NammModel>(std::move(namm)))
+             .second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("namm_artifacts must have names of their own: \"", artifact.name(), "\""));
+    }
+  }
+  return loaded;
 }
 
 LoadedModel::LoadedModel(std::unique_ptr<model::Model> model, const v1::ExecutorConfig& config)
@@ -103,6 +120,12 @@ LoadedModel::LoadedModel(std::unique_ptr<model::Model> model, const v1::Executor
   limits_.vocab_size = shape.vocab_size;
   limits_.context_length =
       config.context_length() > 0 ? config.context_length() : shape.context_length;
+  limits_.policies.shape = model_->kv_shape();
+  limits_.policies.entry_bytes = kv_bytes_per_token() / kv_shape().num_heads();
+  if (model_->has_beacons()) {
+    limits_.policies.beacons =
+        std::make_shared<const memory::BeaconSettings>(model_->beacon_settings());
+  }
   for (const int64_t id : shape.eos_token_ids) {
     if (id >= 0 && id < shape.vocab_size) limits_.eos_token_ids.push_back(static_cast<int32_t>(id));
   }
@@ -135,6 +158,12 @@ v1::GetModelResponse LoadedModel::Describe() const {
                                            limits_.eos_token_ids.end());
   response.add_memory_policies("full");
   response.add_memory_policies("window");
+  if (!model_->config().has_sliding_window()) {
+    for (const char* const policy : {"h2o", "snapkv", "l2norm"})
+      response.add_memory_policies(policy);
+    if (!limits_.policies.namm.empty()) response.add_memory_policies("namm");
+  }
+  if (model_->has_beacons()) response.add_memory_policies("beacon");
   return response;
 }
 

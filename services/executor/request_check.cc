@@ -55,7 +55,13 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
         "goes with one answer only; ask for the answer alone, with n = 1 and its own seed");
   }
   spec.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
-  ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy()));
+  ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy(), limits.policies));
+  if (request.memory_policy().has_beacon() && spec.sampling->n > 1) {
+    return status::InvalidField("sampling.n",
+                                absl::StrCat("must be 1 with memory policy beacon, whose memory "
+                                             "answers don't share: ",
+                                             spec.sampling->n));
+  }
   if (!snapshot::v1::Encoding_IsValid(request.snapshot_encoding())) {
     return status::InvalidField(
         "snapshot_encoding",
@@ -90,7 +96,7 @@ absl::StatusOr<WorkSpec> CheckScore(const v1::ScoreRequest& request, const Model
     ASSIGN_OR_RETURN(std::vector<int32_t> checked, CheckIds(field, ids, limits.vocab_size));
     spec.continuations.push_back(std::move(checked));
   }
-  ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy()));
+  ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy(), limits.policies));
   return spec;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/log/log.h"
+#include "common/memory/beacon_pass.h"
 #include "common/status/status_macros.h"
 #include "kernels/paged_attention.h"
 #include "services/executor/session_turn.h"
@@ -281,7 +282,7 @@ std::vector<Scheduler::Share> Scheduler::Plan() const {
         sequence->is_restoring()) {
       continue;
     }
-    shares.push_back({sequence.get(), 0});
+    shares.push_back({sequence.get(), {}});
     wishes.push_back({sequence->waiting_tokens(), sequence->kind == SequenceKind::kContinuation ||
                                                       sequence->wants_prompt_scores()});
     has_decode |= wishes.back().waiting_tokens == 1;
@@ -300,11 +301,10 @@ std::vector<Scheduler::Share> Scheduler::Plan() const {
   for (size_t i = 0; i < shares.size(); ++i) {
     const Sequence& sequence = *shares[i].sequence;
     if (plan[i] == 0) continue;
-    shares[i].num_tokens = sequence.memory->policy()
-                               .LayOut(*sequence.memory, sequence.waiting_tokens(), plan[i])
-                               .num_tokens;
+    shares[i].layout =
+        sequence.memory->policy().LayOut(*sequence.memory, sequence.waiting_tokens(), plan[i]);
   }
-  std::erase_if(shares, [](const Share& share) { return share.num_tokens == 0; });
+  std::erase_if(shares, [](const Share& share) { return share.num_tokens() == 0; });
   return shares;
 }
 
@@ -313,11 +313,14 @@ std::vector<Scheduler::Share> Scheduler::ReservePages(std::vector<Share> plan) {
   for (size_t i = 0; i < plan.size(); ++i) {
     Sequence* const sequence = plan[i].sequence;
     if (sequence == nullptr) continue;  // preempted meanwhile
-    absl::Status status = sequence->memory->Attach(*tables_);
-    if (status.ok()) status = sequence->memory->Reserve(plan[i].num_tokens);
+    const auto reserve = [this, &memory = *sequence->memory, &layout = plan[i].layout] {
+      RETURN_IF_ERROR(memory.Attach(*tables_));
+      if (layout.pass == nullptr) return memory.Reserve(layout.num_tokens);
+      return memory.Reserve(layout.pass->room(), layout.pass->first_rewritten);
+    };
+    absl::Status status = reserve();
     while (!status.ok() && (cache_->EvictOldest() || PreemptFor(*sequence, &plan))) {
-      status = sequence->memory->Attach(*tables_);
-      if (status.ok()) status = sequence->memory->Reserve(plan[i].num_tokens);
+      status = reserve();
     }
     // Without pages it stands still until an older one ends.
     if (status.ok()) reserved.push_back(plan[i]);
@@ -373,16 +376,16 @@ absl::Status Scheduler::Run(const std::vector<Share>& plan) {
   bool has_chunks = false;
   for (const Share& share : plan) {
     Sequence& sequence = *share.sequence;
-    const int64_t num_logits = sequence.NumLogits(share.num_tokens);
+    const int64_t num_logits = sequence.NumLogits(share.num_tokens());
     steps.push_back(
         {&*sequence.memory,
-         absl::MakeConstSpan(sequence.tokens).subspan(sequence.num_computed(), share.num_tokens),
-         num_logits});
+         absl::MakeConstSpan(sequence.tokens).subspan(sequence.num_computed(), share.num_tokens()),
+         num_logits, share.layout.pass.get()});
     rows.push_back({&sequence, num_rows, num_logits});
     num_rows += num_logits;
-    num_tokens += share.num_tokens;
-    has_chunks |= share.num_tokens > 1;
-    if (!sequence.first_token.has_value()) sequence.prefilled_tokens += share.num_tokens;
+    num_tokens += share.num_tokens();
+    has_chunks |= share.num_tokens() > 1;
+    if (!sequence.first_token.has_value()) sequence.prefilled_tokens += share.num_tokens();
   }
   ASSIGN_OR_RETURN(at::Tensor logits, model_->Forward(steps));
   if (!logits.device().is_cpu()) logits = logits.to(at::kCPU);
@@ -486,9 +489,9 @@ bool Scheduler::CloseTurns() {
   bool has_moved = false;
   for (size_t i = 0; i < closing_.size();) {
     Sequence& sequence = *closing_[i];
-    const int64_t exported = sequence.turn->exported_tokens;
+    const int64_t exported = sequence.turn->exported_entries;
     if (!sessions_->Close(&sequence, kExportSliceBytes)) {
-      has_moved |= sequence.turn->exported_tokens > exported;
+      has_moved |= sequence.turn->exported_entries > exported;
       ++i;
       continue;
     }
@@ -534,8 +537,8 @@ absl::Status Scheduler::FinishTurn(absl::string_view tenant, absl::string_view s
   if (sequence == closing) {
     // It has ended by itself meanwhile; the memory that is being stored covers too much.
     if (wanted < num_known) {
-      closing->turn->staging->Cancel(
-          absl::FailedPreconditionError("the answer was cut after it had ended"));
+      SessionMemory::Abandon(
+          closing, absl::FailedPreconditionError("the answer was cut after it had ended"));
     }
     return absl::OkStatus();
   }

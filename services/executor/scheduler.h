@@ -23,6 +23,7 @@
 #include "absl/strings/string_view.h"
 #include "common/memory/kv_pool.h"
 #include "common/memory/kv_tables.h"
+#include "common/memory/memory_policy.h"
 #include "services/executor/executor_metrics.h"
 #include "services/executor/sequence.h"
 #include "services/executor/sequence_cache.h"
@@ -88,7 +89,9 @@ class Scheduler {
  private:
   struct Share {
     Sequence* sequence;
-    int64_t num_tokens;
+    memory::ChunkLayout layout;
+
+    int64_t num_tokens() const { return layout.num_tokens; }
   };
 
   Scheduler(StepModel* model, const SchedulerOptions& options, ExecutorMetrics* metrics)

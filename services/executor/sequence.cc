@@ -126,7 +126,8 @@ AnswerEnd MakeEnd(const Sequence& sequence, inference::v1::FinishReason reason, 
         (memory.num_tokens() + kernels::kPageEntries - 1) / kernels::kPageEntries * num_heads;
     const int64_t full_bytes = full_pages * memory.pool().page_bytes();
     receipt.set_resident_tokens(resident);
-    receipt.set_evicted_tokens(memory.num_tokens() - resident);
+    // Open windows have entries of their policy's own beside their tokens'.
+    receipt.set_evicted_tokens(std::max<int64_t>(memory.num_tokens() - resident, 0));
     receipt.set_kv_bytes_resident(memory.resident_bytes());
     receipt.set_kv_bytes_full(full_bytes);
     receipt.set_kv_bytes_peak(std::max(sequence.peak_bytes, memory.peak_bytes()));

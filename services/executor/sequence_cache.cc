@@ -22,7 +22,7 @@ int64_t CommonTokens(absl::Span<const int32_t> a, absl::Span<const int32_t> b) {
 
 // Beginnings are shared only where nothing is forgotten: with a window they would have to end at
 // the same token.
-bool IsShareable(const memory::MemoryPolicy& policy) { return policy.mask().window == 0; }
+bool IsShareable(const memory::MemoryPolicy& policy) { return policy.shares_beginnings(); }
 
 }  // namespace
 

@@ -10,9 +10,16 @@
 #include "common/snapshot/chunk.h"
 #include "common/snapshot/encoding.h"
 #include "common/snapshot/manifest.h"
+#include "common/status/status_macros.h"
 
 namespace mneme::executor {
 namespace {
+
+// It travels in the manifest, which is one message.
+constexpr int64_t kMaxPolicyStateBytes = int64_t{16} << 20;
+
+// Between a broken stream to the memory service and the next one.
+constexpr std::chrono::milliseconds kRestageDelay{100};
 
 using Milliseconds = std::chrono::duration<double, std::milli>;
 
@@ -32,10 +39,22 @@ void Empty(Sequence* sequence) {
   sequence->reused_tokens = 0;
 }
 
-StoredSnapshot StoredOf(const snapshot::v1::Manifest& manifest, uint64_t version) {
-  return {.version = version,
-          .num_tokens = static_cast<int64_t>(manifest.num_tokens()),
-          .chunks = {manifest.chunks().begin(), manifest.chunks().end()}};
+// Entries per head that a snapshot of the memory has, and those of them that never change again.
+memory::PolicyState::Extent ExtentOf(const Sequence& sequence) {
+  if (!sequence.memory.has_value()) return {};
+  return sequence.memory->extent();
+}
+
+StoredSnapshot StoredOf(const snapshot::v1::Manifest& manifest, const Sequence& sequence,
+                        uint64_t version) {
+  StoredSnapshot stored{.version = version,
+                        .num_settled = static_cast<int64_t>(manifest.num_tokens()),
+                        .chunks = {manifest.chunks().begin(), manifest.chunks().end()}};
+  const memory::KvSequence& memory = *sequence.memory;
+  if (memory.state() == nullptr || !memory.state()->extent().has_value()) return stored;
+  const auto state = memory.policy().RestoreState(memory.shape(), manifest.policy_state());
+  stored.num_settled = state.ok() ? (*state)->extent()->num_settled : 0;
+  return stored;
 }
 
 }  // namespace
@@ -119,11 +138,36 @@ void SessionMemory::FailRestore(Sequence* sequence, const absl::Status& status) 
 }
 
 void SessionMemory::UseSnapshot(Sequence* sequence, StoredSnapshot snapshot) {
+  sequence->turn->base = std::move(snapshot);
+  ListStored(sequence);
+}
+
+void SessionMemory::ListStored(Sequence* sequence) {
   SessionTurn& turn = *sequence->turn;
-  turn.chunks = snapshot.chunks;
-  turn.exported_tokens = snapshot::KeepChunksUpTo(
-      std::min(sequence->num_computed(), snapshot.num_tokens), &turn.chunks);
-  turn.base = std::move(snapshot);
+  turn.chunks.clear();
+  turn.exported_entries = 0;
+  if (!turn.base.has_value()) return;
+  turn.chunks = turn.base->chunks;
+  turn.exported_entries = snapshot::KeepChunksUpTo(
+      std::min(ExtentOf(*sequence).num_settled, turn.base->num_settled), &turn.chunks);
+}
+
+bool SessionMemory::MayRestage(Sequence* sequence, std::chrono::steady_clock::time_point now) {
+  SessionTurn& turn = *sequence->turn;
+  if (!absl::IsUnavailable(turn.staging->result().status()) || !sequence->memory.has_value()) {
+    return false;
+  }
+  if (!turn.restage_at.has_value()) turn.restage_at = now + kRestageDelay;
+  if (*turn.restage_at > turn.close_deadline) return false;
+  if (now < *turn.restage_at) return true;
+  turn.restage_at.reset();
+  turn.lost_bytes += turn.staging->sent_bytes();
+  turn.broken_off_for = std::string(turn.staging->result().status().message());
+  turn.staging = link_->Stage(IdentityOf(sequence->request->spec));
+  turn.is_manifest_sent = false;
+  ListStored(sequence);
+  turn.close_deadline = CloseDeadline(*sequence);
+  return true;
 }
 
 absl::Status SessionMemory::Restore(Sequence* sequence,
@@ -137,7 +181,7 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
       FailRestore(sequence, fetch.status());
       return absl::OkStatus();
     case Fetch::State::kEnough:
-      UseSnapshot(sequence, StoredOf(fetch.manifest(), fetch.version()));
+      UseSnapshot(sequence, StoredOf(fetch.manifest(), *sequence, fetch.version()));
       EndFetch(sequence);
       return absl::OkStatus();
     case Fetch::State::kArriving:
@@ -150,9 +194,11 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
     Empty(sequence);
     absl::StatusOr<std::vector<snapshot::EntryRuns>> held =
         snapshot::HeldOf(manifest, sequence->memory->shape());
-    absl::Status status =
-        held.ok() ? sequence->memory->Restore(static_cast<int64_t>(manifest.num_tokens()), *held)
-                  : held.status();
+    absl::Status status = held.status();
+    if (status.ok()) {
+      status = sequence->memory->Restore(static_cast<int64_t>(manifest.num_tokens()), *held,
+                                         snapshot::NumEntries(manifest));
+    }
     if (absl::IsResourceExhausted(status)) return status;
     if (!status.ok()) {
       FailRestore(sequence, status);
@@ -175,6 +221,11 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
     ++turn.num_imported;
   }
   if (turn.num_imported < manifest.chunks_size()) return absl::OkStatus();
+  if (const absl::Status status = sequence->memory->RestoreState(manifest.policy_state());
+      !status.ok()) {
+    FailRestore(sequence, status);
+    return absl::OkStatus();
+  }
 
   const int64_t most = sequence->most_reusable();
   if (sequence->num_computed() > most) {
@@ -187,29 +238,46 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
   turn.tier = fetch.tier();
   turn.restored_tokens = sequence->num_computed();
   metrics_->restored_tokens.Increment(static_cast<double>(turn.restored_tokens));
-  UseSnapshot(sequence, StoredOf(manifest, fetch.version()));
+  UseSnapshot(sequence, StoredOf(manifest, *sequence, fetch.version()));
   EndFetch(sequence);
   metrics_->restore_seconds.Observe(turn.restore_ms / 1000);
   return absl::OkStatus();
+}
+
+snapshot::v1::Encoding SessionMemory::EncodingOf(const Sequence& sequence) const {
+  const snapshot::v1::Encoding wanted = sequence.request->spec.snapshot_encoding;
+  if (wanted != snapshot::v1::ENCODING_UNSPECIFIED) return wanted;
+  return snapshot::ExactEncoding(sequence.memory->pool().dtype());
+}
+
+std::chrono::steady_clock::time_point SessionMemory::CloseDeadline(const Sequence& sequence) const {
+  const SessionTurn& turn = *sequence.turn;
+  int64_t bytes = turn.staging->pending_bytes();
+  if (sequence.memory.has_value()) {
+    const memory::KvShape& shape = sequence.memory->shape();
+    bytes += shape.num_heads() *
+             snapshot::HeadBytes(
+                 EncodingOf(sequence),
+                 std::max<int64_t>(ExtentOf(sequence).num_entries - turn.exported_entries, 0),
+                 shape.head_size);
+  }
+  return *turn.ended + options_.close_timeout +
+         std::chrono::milliseconds(1000 * bytes / options_.min_bytes_per_second);
 }
 
 void SessionMemory::ExportUpTo(Sequence* sequence, int64_t end, int64_t max_bytes,
                                int64_t* exported_bytes) {
   SessionTurn& turn = *sequence->turn;
   const memory::KvSequence& memory = *sequence->memory;
-  const WorkSpec& spec = sequence->request->spec;
-  const snapshot::v1::Encoding encoding =
-      spec.snapshot_encoding == snapshot::v1::ENCODING_UNSPECIFIED
-          ? snapshot::ExactEncoding(memory.pool().dtype())
-          : spec.snapshot_encoding;
+  const snapshot::v1::Encoding encoding = EncodingOf(*sequence);
   const snapshot::ChunkPlan plan(memory.shape(), encoding);
-  while (turn.exported_tokens < end && *exported_bytes < max_bytes &&
+  while (turn.exported_entries < end && *exported_bytes < max_bytes &&
          turn.staging->pending_bytes() < options_.max_pending_bytes) {
-    const int64_t next = plan.FullEnd(turn.exported_tokens);
+    const int64_t next = plan.FullEnd(turn.exported_entries);
     // A chunk that is not full waits for the end of the turn.
     if (next > end && !turn.ended.has_value()) return;
     const int64_t chunk_end = std::min(next, end);
-    for (const snapshot::ChunkRange& range : plan.Ranges(turn.exported_tokens, chunk_end)) {
+    for (const snapshot::ChunkRange& range : plan.Ranges(turn.exported_entries, chunk_end)) {
       absl::StatusOr<std::optional<snapshot::EncodedChunk>> chunk =
           snapshot::ExportChunk(memory, range, encoding);
       if (!chunk.ok()) {
@@ -221,7 +289,7 @@ void SessionMemory::ExportUpTo(Sequence* sequence, int64_t end, int64_t max_byte
       turn.chunks.push_back((*chunk)->chunk);
       turn.staging->Add(**std::move(chunk));
     }
-    turn.exported_tokens = chunk_end;
+    turn.exported_entries = chunk_end;
   }
 }
 
@@ -233,10 +301,11 @@ int64_t SessionMemory::Export(Sequence* sequence, int64_t max_bytes) {
     turn.staging->Cancel(absl::DeadlineExceededError("the memory service does not take snapshots"));
     return 0;
   }
-  // Most of what passes through a window would be stored in vain.
-  if (sequence->memory->policy().mask().window > 0) return 0;
+  // Most of what passes through a window, or is dropped later, would be stored in vain.
+  const memory::MemoryPolicy& policy = sequence->memory->policy();
+  if (policy.mask().window > 0 || policy.moves_entries()) return 0;
   int64_t bytes = 0;
-  ExportUpTo(sequence, sequence->num_computed(), max_bytes, &bytes);
+  ExportUpTo(sequence, ExtentOf(*sequence).num_settled, max_bytes, &bytes);
   return bytes;
 }
 
@@ -244,14 +313,26 @@ bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
   SessionTurn& turn = *sequence->turn;
   const WorkSpec& spec = sequence->request->spec;
   const auto now = std::chrono::steady_clock::now();
-  if (!turn.ended.has_value()) turn.ended = now;
+  if (!turn.ended.has_value()) {
+    turn.ended = now;
+    turn.close_deadline = CloseDeadline(*sequence);
+    // What was settled once may have moved since: beacons do when the oldest go.
+    CutBack(sequence);
+  }
   if (!turn.staging->is_done() && !turn.is_manifest_sent) {
     if (!sequence->memory.has_value() || sequence->num_computed() == 0) {
       turn.staging->Cancel(absl::FailedPreconditionError("its pages had to be given back"));
     } else {
       int64_t bytes = 0;
-      ExportUpTo(sequence, sequence->num_computed(), max_bytes, &bytes);
-      if (turn.exported_tokens == sequence->num_computed() && !turn.staging->is_done()) {
+      const int64_t num_entries = ExtentOf(*sequence).num_entries;
+      ExportUpTo(sequence, num_entries, max_bytes, &bytes);
+      const memory::PolicyState* const state = sequence->memory->state();
+      if (state != nullptr && state->num_bytes() > kMaxPolicyStateBytes) {
+        turn.staging->Cancel(absl::FailedPreconditionError(absl::StrCat(
+            "what its memory policy remembers is too large to be stored: ", state->num_bytes(),
+            " bytes")));
+      }
+      if (turn.exported_entries == num_entries && !turn.staging->is_done()) {
         turn.is_manifest_sent = true;
         turn.staging->Finish(snapshot::MakeManifest(*sequence->memory, LineageOf(*sequence),
                                                     sequence->tokens, turn.chunks,
@@ -259,17 +340,24 @@ bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
       }
     }
   }
-  if (!turn.staging->is_done() && now - *turn.ended > options_.close_timeout) {
-    turn.staging->Cancel(absl::DeadlineExceededError("the memory service took too long"));
+  if (!turn.staging->is_done() && now > turn.close_deadline) {
+    turn.staging->Cancel(absl::DeadlineExceededError(
+        absl::StrCat("the memory service took too long",
+                     turn.broken_off_for.empty() ? "" : ", after: ", turn.broken_off_for)));
   }
   if (!turn.staging->is_done()) return false;
+  // The memory service or its store broke off. The pages are still there, what arrived is not
+  // stored twice, and a service that restarts is soon back.
+  if (MayRestage(sequence, now)) return false;
 
   absl::StatusOr<memory::v1::StageSnapshotResponse> stored = turn.staging->result();
   if (stored.ok()) {
     sequence->end.snapshot_id = stored->snapshot_id();
-    turn.base = StoredOf(stored->manifest(), spec.parent_version + 1);
+    turn.base = StoredOf(stored->manifest(), *sequence, spec.parent_version + 1);
     metrics_->snapshots_stored.Increment();
   } else {
+    // What is stored may be another by now (it was made smaller): the next turn looks.
+    turn.base.reset();
     turn.not_stored_reason = absl::StrCat("the turn's key/value memory could not be stored: ",
                                           stored.status().message());
     log::Warning("snapshot not stored", {{"request", spec.request_id},
@@ -277,7 +365,7 @@ bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
                                          {"error", stored.status().ToString()}});
     metrics_->snapshots_failed.Increment();
   }
-  const int64_t sent_bytes = turn.staging->sent_bytes();
+  const int64_t sent_bytes = turn.lost_bytes + turn.staging->sent_bytes();
   metrics_->snapshot_bytes_sent.Increment(static_cast<double>(sent_bytes));
   inference::v1::MemoryReceipt& receipt = sequence->end.receipt;
   receipt.set_bytes_moved(turn.fetched_bytes + sent_bytes);
@@ -289,10 +377,15 @@ bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
   return true;
 }
 
+void SessionMemory::Abandon(Sequence* sequence, const absl::Status& why) {
+  sequence->turn->staging->Cancel(why);
+  sequence->turn->close_deadline = std::chrono::steady_clock::time_point::min();
+}
+
 void SessionMemory::CutBack(Sequence* sequence) {
   SessionTurn& turn = *sequence->turn;
-  turn.exported_tokens = snapshot::KeepChunksUpTo(
-      std::min(sequence->num_computed(), turn.exported_tokens), &turn.chunks);
+  turn.exported_entries = snapshot::KeepChunksUpTo(
+      std::min(ExtentOf(*sequence).num_settled, turn.exported_entries), &turn.chunks);
 }
 
 std::optional<StoredSnapshot> SessionMemory::SnapshotOf(const Sequence& sequence) {

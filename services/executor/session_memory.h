@@ -25,8 +25,10 @@ namespace mneme::executor {
 struct SessionMemoryOptions {
   std::string model_fingerprint;
   MemoryLinkOptions link;
-  // How long the last message of an answer waits for its snapshot.
+  // How long the last message of an answer waits for its snapshot: so long, and longer by the bytes
+  // that are still to be stored.
   std::chrono::milliseconds close_timeout{2000};
+  int64_t min_bytes_per_second = int64_t{20} << 20;
   // How long one message to the memory service may take before the snapshot is given up.
   std::chrono::milliseconds stall_timeout{5000};
   // Bytes of a turn that wait for the network; beyond, entries stay in their pages for now.
@@ -58,6 +60,9 @@ class SessionMemory {
   // then complete.
   bool Close(Sequence* sequence, int64_t max_bytes);
 
+  // Ends the storing of a turn that is at Close: what it stores is not wanted any more.
+  static void Abandon(Sequence* sequence, const absl::Status& why);
+
   // Cuts the turn back to the tokens that the sequence has now: an answer was ended early.
   void CutBack(Sequence* sequence);
 
@@ -72,6 +77,13 @@ class SessionMemory {
   void EndFetch(Sequence* sequence);
   void FailRestore(Sequence* sequence, const absl::Status& status);
   void UseSnapshot(Sequence* sequence, StoredSnapshot snapshot);
+  // Begins the turn's list of chunks with those of its base that it still has.
+  static void ListStored(Sequence* sequence);
+  // Whether a turn that could not be stored is sent, or will soon be sent, once more.
+  bool MayRestage(Sequence* sequence, std::chrono::steady_clock::time_point now);
+  snapshot::v1::Encoding EncodingOf(const Sequence& sequence) const;
+  // When the answer's last message goes out at the latest; the answer is complete now.
+  std::chrono::steady_clock::time_point CloseDeadline(const Sequence& sequence) const;
   void ExportUpTo(Sequence* sequence, int64_t end, int64_t max_bytes, int64_t* exported_bytes);
 
   const SessionMemoryOptions options_;

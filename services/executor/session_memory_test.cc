@@ -233,6 +233,23 @@ INSTANTIATE_TEST_SUITE_P(Policies, SessionMemoryTest, ::testing::Bool(),
                            return info.param ? "Window" : "Full";
                          });
 
+TEST_P(SessionMemoryTest, SnapshotThatWasRewrittenUnderHotMemoryCostsOneTurnsSnapshot) {
+  const auto executor = NewExecutor();
+  EXPECT_FALSE(Run(*executor, 150, 40).last.snapshot_id().empty());
+  memory_.Rewrite("t", "s", 1);
+  // Nobody had the executor forget the session: it lists chunks that are gone.
+  const Answer two = Run(*executor, 20, 30);
+  EXPECT_EQ(two.receipt().tier(), "hot");
+  EXPECT_THAT(two.receipt().not_persisted_reason(), HasSubstr("never sent"));
+  // The next turn asks what is stored and goes on from there.
+  const Answer three = Run(*executor, 7, 5);
+  EXPECT_EQ(three.receipt().tier(), "hot");
+  EXPECT_EQ(three.receipt().not_persisted_reason(), "");
+  EXPECT_FALSE(three.last.snapshot_id().empty());
+  const auto second = NewExecutor();
+  EXPECT_GT(Run(*second, 7, 5).receipt().restored_tokens(), 200);
+}
+
 TEST_P(SessionMemoryTest, ATurnComesBackOnAnotherExecutorAndOnlyTheNewTokensAreComputed) {
   const auto first = NewExecutor();
   const Answer one = Run(*first, 150, 40);
@@ -397,6 +414,45 @@ TEST_P(SessionMemoryTest, AnAnswerThatCannotBeStoredIsGivenAllTheSame) {
   EXPECT_EQ(memory_.Committed("t", "s", version_).num_tokens(), log_.size() - 1);
   const int64_t num_stored = static_cast<int64_t>(log_.size()) - 1;
   EXPECT_EQ(Run(*NewExecutor(), 5, 5).receipt().restored_tokens(), num_stored);
+}
+
+TEST_P(SessionMemoryTest, WhatBreaksOffIsSentAgainAndStored) {
+  const auto executor = NewExecutor();
+  std::atomic<int> failures = 0;
+  const auto break_once = [&] {
+    return failures++ == 0 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "away") : grpc::Status::OK;
+  };
+  for (Hook<grpc::Status>* const hook :
+       {&memory_.at_stage, &memory_.at_staged_chunk, &memory_.at_manifest}) {
+    failures = 0;
+    *hook = break_once;
+    // Long enough for full chunks to leave, and to break, in the middle of the answer.
+    const Answer answer = Run(*executor, 100, 150);
+    EXPECT_FALSE(answer.last.snapshot_id().empty()) << answer.receipt().not_persisted_reason();
+    EXPECT_EQ(answer.receipt().not_persisted_reason(), "");
+    EXPECT_GT(failures, 1);
+    *hook = nullptr;
+    const int64_t num_stored = static_cast<int64_t>(log_.size()) - 1;
+    EXPECT_EQ(memory_.Committed("t", "s", version_).num_tokens(), num_stored);
+    EXPECT_EQ(Run(*NewExecutor(), 5, 5).receipt().restored_tokens(), num_stored);
+  }
+}
+
+TEST_P(SessionMemoryTest, ALargeMemoryIsGivenTheTimeThatItsBytesNeed) {
+  SessionMemoryOptions options = Patient();
+  options.close_timeout = std::chrono::milliseconds(100);
+  memory_.at_manifest = [] {
+    absl::SleepFor(absl::Milliseconds(400));
+    return grpc::Status::OK;
+  };
+  options.min_bytes_per_second = 64 * kTokenBytes;  // some of the last tokens wait for the end
+  const auto patient = NewExecutor(options);
+  EXPECT_FALSE(Run(*patient, 120, 60).last.snapshot_id().empty());
+  options.min_bytes_per_second = int64_t{1} << 40;
+  const auto hasty = NewExecutor(options);
+  const Answer answer = Run(*hasty, 120, 60);
+  EXPECT_EQ(answer.last.snapshot_id(), "");
+  EXPECT_THAT(answer.receipt().not_persisted_reason(), HasSubstr("too long"));
 }
 
 TEST_P(SessionMemoryTest, WithoutAMemoryServiceOrALeaseTheReceiptSaysSo) {
@@ -586,13 +642,17 @@ TEST_P(SessionSoakTest, RandomFailuresNeverChangeAText) {
   std::mt19937_64 random(GetParam() ? 1 : 2);
   sync::Mutex mutex;
   bool is_faulty = false;
+  std::mt19937_64 dice(3);  // under the mutex, as is_faulty
   const auto fail = [&]() -> grpc::Status {
     sync::MutexLock lock(mutex);
-    if (!is_faulty || random() % 3 != 0) return grpc::Status::OK;
+    if (!is_faulty || dice() % 3 != 0) return grpc::Status::OK;
     return {grpc::StatusCode::UNAVAILABLE, "soak"};
   };
-  memory_.at_stage = memory_.at_staged_chunk = memory_.at_manifest = fail;
-  memory_.at_look = memory_.at_fetch = memory_.at_fetched_chunk = fail;
+  for (Hook<grpc::Status>* const hook :
+       {&memory_.at_stage, &memory_.at_staged_chunk, &memory_.at_manifest, &memory_.at_look,
+        &memory_.at_fetch, &memory_.at_fetched_chunk}) {
+    *hook = fail;
+  }
   std::unique_ptr<Executor> executors[2] = {NewExecutor(Patient(), int64_t{256} * 50),
                                             NewExecutor()};
   v1::GenerateRequest other;

@@ -39,9 +39,14 @@ struct SessionTurn {
   std::shared_ptr<Staging> staging;         // null: the turn is not stored
   std::string not_stored_reason;            // why, or why it has failed
   std::vector<snapshot::v1::Chunk> chunks;  // the manifest's so far, digests perhaps missing
-  int64_t exported_tokens = 0;              // that they cover
+  int64_t exported_entries = 0;             // per head, that they cover
   bool is_manifest_sent = false;
+  int64_t lost_bytes = 0;      // sent over streams that broke
+  std::string broken_off_for;  // why the last of those broke
+  // When what broke is sent again; set from then until it is.
+  std::optional<std::chrono::steady_clock::time_point> restage_at;
   std::optional<std::chrono::steady_clock::time_point> ended;  // the answer, when it was complete
+  std::chrono::steady_clock::time_point close_deadline;        // with `ended`
 
   // For the receipt.
   int64_t restored_tokens = 0;

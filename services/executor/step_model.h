@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "common/memory/kv_pool.h"
 #include "common/memory/kv_shape.h"
+#include "common/memory/memory_policy.h"
 #include "common/model/model.h"
 
 namespace mneme::executor {
@@ -20,6 +21,7 @@ struct ModelLimits {
   int64_t vocab_size = 0;      // V
   int64_t context_length = 0;  // tokens of prompt and answer together
   std::vector<int32_t> eos_token_ids;
+  memory::PolicyResources policies;  // what memory policies may refer to
 };
 
 // Used by one thread.

@@ -10,8 +10,8 @@ namespace mneme::executor {
 
 // Its chunks need not be sent again.
 struct StoredSnapshot {
-  uint64_t version = 0;    // of the session: the turn that it belongs to
-  int64_t num_tokens = 0;  // that it covers
+  uint64_t version = 0;     // of the session: the turn that it belongs to
+  int64_t num_settled = 0;  // entries per head that later turns leave as they are
   std::vector<snapshot::v1::Chunk> chunks;
 };
 

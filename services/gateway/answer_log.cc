@@ -136,6 +136,16 @@ bool AnswerLog::failed() const {
   return ended_ && !status_.ok();
 }
 
+void AnswerLog::NoteNotStored() {
+  sync::MutexLock lock(mutex_);
+  is_not_stored_ = true;
+}
+
+bool AnswerLog::ended_not_stored() const {
+  sync::MutexLock lock(mutex_);
+  return ended_ && is_not_stored_;
+}
+
 Started AnswerLog::started() const {
   sync::MutexLock lock(mutex_);
   return started_;
@@ -179,7 +189,8 @@ std::shared_ptr<AnswerLog> AnswerLogs::JoinOrBegin(const std::string& tenant,
     const auto found = by_request_.find(request);
     if (found != by_request_.end()) {
       std::shared_ptr<AnswerLog> log = by_id_.at(found->second).log;
-      if (!log->failed() && !log->cancelled()) {
+      // One that was not stored may be stored by now: the store knows.
+      if (!log->failed() && !log->cancelled() && !log->ended_not_stored()) {
         log->Enter();
         return log;
       }
@@ -296,6 +307,7 @@ void LoggingSink::OnUsage(const inference::v1::Usage& usage) {
 }
 
 void LoggingSink::OnReceipt(const inference::v1::MemoryReceipt& receipt) {
+  if (!receipt.persisted()) log_.NoteNotStored();
   AppendReceipt(receipt, &events_);
   if (Log()) client_.OnReceipt(receipt);
 }

@@ -60,6 +60,8 @@ class AnswerLog {
   void Start(const Started& started, std::shared_ptr<const Vocabulary> vocabulary);
   // Numbers the events. Returns the last one's number.
   uint64_t Append(std::vector<v1::ChatResponse>* events);
+  // The turn was answered and is not stored.
+  void NoteNotStored();
   // How the answer ended; only the first call counts.
   void End(const absl::Status& status);
 
@@ -79,6 +81,8 @@ class AnswerLog {
              absl::Status* status);
   bool ended() const;
   bool failed() const;
+  // It has ended, and its turn was not stored then.
+  bool ended_not_stored() const;
   Started started() const;
 
  private:
@@ -99,6 +103,7 @@ class AnswerLog {
   uint64_t last_ ABSL_GUARDED_BY(mutex_) = 0;  // number of the last event
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_not_stored_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   bool has_client_ ABSL_GUARDED_BY(mutex_) = true;
   int readers_ ABSL_GUARDED_BY(mutex_) = 1;
@@ -113,7 +118,8 @@ class AnswerLogs {
       : options_(options), clock_(clock) {}
 
   // Returns the log of the answer to this request of the session, if there is one that has not
-  // failed, as a reader of it; else makes one and sets `made`. An empty request id is nobody's.
+  // failed nor ended without being stored, as a reader of it; else makes one and sets `made`. An
+  // empty request id is nobody's.
   std::shared_ptr<AnswerLog> JoinOrBegin(const std::string& tenant, const std::string& session_id,
                                          const std::string& request_id, const std::string& id,
                                          bool resumable, bool* made);

@@ -45,6 +45,12 @@ std::string AffinityOf(const Turn::Parts& parts) {
   return absl::StrCat(parts.caller.tenant, "/", parts.session->session_id);
 }
 
+// Keys and values of all layers.
+int64_t KvBytesPerToken(const ev1::GetModelResponse& model) {
+  const int64_t number_bytes = model.compute_type() == "bfloat16" ? 2 : 4;
+  return 2 * number_bytes * model.num_layers() * model.num_kv_heads() * model.head_size();
+}
+
 }  // namespace
 
 ChatCore::ChatCore(CompletionLoop& loop, ExecutorPool& executors, TokenizerClient& tokenizer,
@@ -101,6 +107,10 @@ absl::Status ChatCore::OpenSession(const v1::ChatRequest& request, const std::st
   acquire.set_model(model);
   acquire.set_with_history(true);
   acquire.set_request_id(request.request_id());
+  if (!request.request_id().empty()) {
+    sessions->AwaitLateCommit(caller.tenant, request.session_id(), request.request_id(),
+                              caller.deadline);
+  }
   if (request.memory_policy().policy_case() != iv1::MemoryPolicy::POLICY_NOT_SET) {
     *acquire.mutable_memory_policy() = request.memory_policy();
   }
@@ -356,7 +366,8 @@ absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::StartCompletion(Completi
   }
   std::vector<std::vector<int32_t>> encodings;
   if (!texts.empty()) {
-    ASSIGN_OR_RETURN(encodings, tokenizer_.Encode(model, texts, caller.context, caller.deadline));
+    ASSIGN_OR_RETURN(encodings, tokenizer_.Encode(model, texts, /*add_special_tokens=*/true,
+                                                  caller.context, caller.deadline));
   }
   size_t next = 0;
   for (CompletionRequest::Prompt& prompt : request.prompts) {
@@ -401,6 +412,7 @@ absl::StatusOr<std::unique_ptr<AnswerSource>> ChatCore::Start(Turn::Parts parts,
   parts.answers_per_prompt = std::max(1, sampling.n());
   parts.started.seed = sampling.seed();
   parts.started.fingerprint = model.fingerprint();
+  parts.kv_bytes_per_token = KvBytesPerToken(model);
   parts.started.created_unix_s = absl::ToUnixSeconds(absl::Now());
   parts.started.num_answers = static_cast<int>(parts.prompts.size()) * parts.answers_per_prompt;
   parts.answer.stop.assign(sampling.stop().begin(), sampling.stop().end());

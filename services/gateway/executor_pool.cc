@@ -186,6 +186,14 @@ absl::Status ExecutorPool::CheckRoom(const Query& query) const {
   return Find(query).status();
 }
 
+ExecutorPool::Executor* ExecutorPool::AnyReady(absl::string_view model) const {
+  sync::MutexLock lock(mutex_);
+  for (size_t i = 0; i < executors_.size(); ++i) {
+    if (states_[i].ready && states_[i].model.model() == model) return executors_[i].get();
+  }
+  return nullptr;
+}
+
 absl::StatusOr<ExecutorPool::Executor*> ExecutorPool::Find(const Query& query) const {
   Executor* best = nullptr;
   int best_load = std::numeric_limits<int>::max();

@@ -91,6 +91,8 @@ class ExecutorPool {
   // those that are ready and not full; a preferred one may only be so much busier. With a retry
   // delay: UNAVAILABLE, none is ready; RESOURCE_EXHAUSTED, all of those are full.
   absl::StatusOr<Claim> Pick(const Query& query) const;
+  // Returns an executor of the model that is ready, full or not; null: none is.
+  Executor* AnyReady(absl::string_view model) const;
   // Returns what Pick would, and claims nothing.
   absl::Status CheckRoom(const Query& query) const;
 

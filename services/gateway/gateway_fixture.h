@@ -21,6 +21,7 @@
 #include "nlohmann/json.hpp"
 #include "services/gateway/gateway.h"
 #include "services/gateway/test_upstreams.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::gateway {
 
@@ -28,7 +29,7 @@ using Json = nlohmann::json;
 
 // Waits until `condition` holds, 10 s at most.
 inline bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time until = absl::Now() + absl::Seconds(10);
+  const absl::Time until = absl::Now() + testing::TimeLimit(absl::Seconds(10));
   while (!condition()) {
     if (absl::Now() > until) return false;
     absl::SleepFor(absl::Milliseconds(5));

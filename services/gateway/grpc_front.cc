@@ -9,6 +9,7 @@
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "services/gateway/chat_events.h"
+#include "services/gateway/model_queries.h"
 
 namespace mneme::gateway {
 namespace {
@@ -239,21 +240,30 @@ grpc::Status ModelServiceImpl::GetModel(grpc::ServerContext* context,
 grpc::Status ModelServiceImpl::CountTokens(grpc::ServerContext* context,
                                            const v1::CountTokensRequest* request,
                                            v1::CountTokensResponse* response) {
-  Caller caller;
-  AccessRecord record;
-  absl::Status status = edge_.Begin(context, "CountTokens", &caller, &record);
-  if (status.ok()) {
-    const absl::StatusOr<std::string> name = core_.executors().Resolve(request->model());
-    status = name.status();
-    if (name.ok()) {
-      const absl::Time deadline = std::min(caller.deadline, caller.arrived + absl::Seconds(30));
-      const absl::StatusOr<int32_t> count =
-          core_.tokenizer().CountTokens(*name, request->text(), caller.context, deadline);
-      status = count.status();
-      if (count.ok()) response->set_tokens(*count);
-    }
-  }
-  return edge_.End(status, &record);
+  return Run(edge_, context, "CountTokens", [&](const Caller& caller) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string name, core_.executors().Resolve(request->model()));
+    const absl::Time deadline = std::min(caller.deadline, caller.arrived + absl::Seconds(30));
+    ASSIGN_OR_RETURN(const int32_t count, core_.tokenizer().CountTokens(name, request->text(),
+                                                                        caller.context, deadline));
+    response->set_tokens(count);
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ModelServiceImpl::Tokenize(grpc::ServerContext* context,
+                                        const v1::TokenizeRequest* request,
+                                        v1::TokenizeResponse* response) {
+  return Run(edge_, context, "Tokenize", [&](const Caller& caller) {
+    return Take(gateway::Tokenize(core_, *request, caller), response);
+  });
+}
+
+grpc::Status ModelServiceImpl::Estimate(grpc::ServerContext* context,
+                                        const v1::EstimateRequest* request,
+                                        v1::EstimateResponse* response) {
+  return Run(edge_, context, "Estimate", [&](const Caller& caller) {
+    return Take(gateway::Estimate(core_, *request, caller), response);
+  });
 }
 
 }  // namespace mneme::gateway

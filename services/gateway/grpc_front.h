@@ -5,6 +5,7 @@
 #include <grpcpp/support/sync_stream.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,24 @@ class GrpcEdge {
   GatewayMetrics& metrics_;
   AccessLog& log_;
 };
+
+// Runs `core(caller) -> absl::Status` between a method's beginning and its end.
+template <typename Core>
+grpc::Status Run(const GrpcEdge& edge, grpc::ServerContext* context, const char* route,
+                 const Core& core) {
+  Caller caller;
+  AccessRecord record;
+  absl::Status status = edge.Begin(context, route, &caller, &record);
+  if (status.ok()) status = core(caller);
+  return edge.End(status, &record);
+}
+
+// Moves a result into the response of a call; returns its status.
+template <typename Response>
+absl::Status Take(absl::StatusOr<Response> result, Response* response) {
+  if (result.ok()) *response = *std::move(result);
+  return result.status();
+}
 
 // Thread-safe.
 class ChatServiceImpl final : public v1::ChatService::Service {
@@ -69,6 +88,10 @@ class ModelServiceImpl final : public v1::ModelService::Service {
                         v1::GetModelResponse* response) override;
   grpc::Status CountTokens(grpc::ServerContext* context, const v1::CountTokensRequest* request,
                            v1::CountTokensResponse* response) override;
+  grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
+                        v1::TokenizeResponse* response) override;
+  grpc::Status Estimate(grpc::ServerContext* context, const v1::EstimateRequest* request,
+                        v1::EstimateResponse* response) override;
 
  private:
   ChatCore& core_;

@@ -7,26 +7,6 @@
 #include "common/status/status_macros.h"
 
 namespace mneme::gateway {
-namespace {
-
-// Runs `core(caller) -> absl::Status` between a method's beginning and its end.
-template <typename Core>
-grpc::Status Run(const GrpcEdge& edge, grpc::ServerContext* context, const char* route,
-                 const Core& core) {
-  Caller caller;
-  AccessRecord record;
-  absl::Status status = edge.Begin(context, route, &caller, &record);
-  if (status.ok()) status = core(caller);
-  return edge.End(status, &record);
-}
-
-template <typename Response>
-absl::Status Take(absl::StatusOr<Response> result, Response* response) {
-  if (result.ok()) *response = *std::move(result);
-  return result.status();
-}
-
-}  // namespace
 
 grpc::Status SessionServiceImpl::CreateSession(grpc::ServerContext* context,
                                                const v1::CreateSessionRequest* request,
@@ -72,6 +52,14 @@ grpc::Status SessionServiceImpl::RewindSession(grpc::ServerContext* context,
                                                v1::RewindSessionResponse* response) {
   return Run(edge_, context, "RewindSession", [&](const Caller& caller) {
     return Take(sessions_.Rewind(*request, caller), response);
+  });
+}
+
+grpc::Status SessionServiceImpl::CompactSession(grpc::ServerContext* context,
+                                                const v1::CompactSessionRequest* request,
+                                                v1::CompactSessionResponse* response) {
+  return Run(edge_, context, "CompactSession", [&](const Caller& caller) {
+    return Take(sessions_.Compact(*request, caller), response);
   });
 }
 

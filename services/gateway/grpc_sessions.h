@@ -29,6 +29,9 @@ class SessionServiceImpl final : public v1::SessionService::Service {
                              v1::DeleteSessionResponse* response) override;
   grpc::Status ForkSession(grpc::ServerContext* context, const v1::ForkSessionRequest* request,
                            v1::ForkSessionResponse* response) override;
+  grpc::Status CompactSession(grpc::ServerContext* context,
+                              const v1::CompactSessionRequest* request,
+                              v1::CompactSessionResponse* response) override;
   grpc::Status RewindSession(grpc::ServerContext* context, const v1::RewindSessionRequest* request,
                              v1::RewindSessionResponse* response) override;
   grpc::Status DescribeSession(grpc::ServerContext* context,

@@ -6,11 +6,13 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/status/annotate.h"
 #include "services/gateway/chat_page.h"
 #include "services/gateway/http_answer.h"
 #include "services/gateway/http_listener.h"
 #include "services/gateway/json_text.h"
+#include "services/gateway/model_queries.h"
 #include "services/gateway/openai_request.h"
 
 namespace mneme::gateway {
@@ -138,6 +140,44 @@ void HttpFront::GetModel(const httplib::Request& request, httplib::Response& res
   }
 }
 
+void HttpFront::TokenizeText(const httplib::Request& request, httplib::Response& response,
+                             const std::shared_ptr<HttpExchange>& exchange) {
+  v1::TokenizeRequest tokenize;
+  const absl::Status parsed = ParseTokenize(request.body, &tokenize);
+  if (!parsed.ok()) return exchange->Fail(parsed, response);
+  const absl::StatusOr<v1::TokenizeResponse> tokenized =
+      Tokenize(core_, tokenize, exchange->caller);
+  if (!tokenized.ok()) return exchange->Fail(tokenized.status(), response);
+  std::string json = "{\"model\":";
+  AppendJsonString(tokenized->model(), &json);
+  const auto described = core_.executors().Describe(tokenized->model());
+  if (described.ok()) absl::StrAppend(&json, ",\"max_model_len\":", described->context_length());
+  absl::StrAppend(&json, ",\"count\":", tokenized->token_ids_size(), ",\"tokens\":[",
+                  absl::StrJoin(tokenized->token_ids(), ","), "]}\n");
+  WriteJson(json, response);
+}
+
+void HttpFront::EstimateMemory(const httplib::Request& request, httplib::Response& response,
+                               const std::shared_ptr<HttpExchange>& exchange) {
+  v1::EstimateRequest estimate;
+  const absl::Status parsed = ParseEstimate(request.body, &estimate);
+  if (!parsed.ok()) return exchange->Fail(parsed, response);
+  const absl::StatusOr<v1::EstimateResponse> estimated =
+      Estimate(core_, estimate, exchange->caller);
+  if (!estimated.ok()) return exchange->Fail(estimated.status(), response);
+  const inference::v1::MemoryEstimate& found = estimated->estimate();
+  std::string json = "{\"object\":\"memory_estimate\",\"model\":";
+  AppendJsonString(estimated->model(), &json);
+  json += ",\"policy\":";
+  AppendJsonString(found.policy(), &json);
+  absl::StrAppend(
+      &json, ",\"tokens\":", estimate.tokens(), ",\"resident_pages\":", found.resident_pages(),
+      ",\"resident_bytes\":", found.resident_bytes(), ",\"peak_pages\":", found.peak_pages(),
+      ",\"peak_bytes\":", found.peak_bytes(), ",\"full_bytes\":", found.full_bytes(),
+      ",\"max_tokens\":", found.max_tokens(), ",\"fits\":", found.fits() ? "true" : "false", "}\n");
+  WriteJson(json, response);
+}
+
 void HttpFront::Embeddings(const httplib::Request&, httplib::Response& response,
                            const std::shared_ptr<HttpExchange>& exchange) {
   // Not 501: clients would try that again.
@@ -219,6 +259,8 @@ void HttpFront::Register(httplib::Server& server) {
   server.Get("/v1/streams/([^/]+)", route("/v1/streams/{id}", &HttpFront::Attach));
   server.Post("/v1/streams/([^/]+)/cancel",
               route("/v1/streams/{id}/cancel", &HttpFront::CancelAnswer));
+  server.Post("/tokenize", route("/tokenize", &HttpFront::TokenizeText));
+  server.Post("/v1/memory/estimate", route("/v1/memory/estimate", &HttpFront::EstimateMemory));
   server.Post("/v1/embeddings", route("/v1/embeddings", &HttpFront::Embeddings));
   server.Get("/v1/models", route("/v1/models", &HttpFront::ListModels));
   server.Get("/v1/models/(.+)", route("/v1/models/{id}", &HttpFront::GetModel));

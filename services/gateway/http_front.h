@@ -45,6 +45,10 @@ class HttpFront {
                   const std::shared_ptr<HttpExchange>& exchange);
   void GetModel(const httplib::Request& request, httplib::Response& response,
                 const std::shared_ptr<HttpExchange>& exchange);
+  void TokenizeText(const httplib::Request& request, httplib::Response& response,
+                    const std::shared_ptr<HttpExchange>& exchange);
+  void EstimateMemory(const httplib::Request& request, httplib::Response& response,
+                      const std::shared_ptr<HttpExchange>& exchange);
   void Embeddings(const httplib::Request& request, httplib::Response& response,
                   const std::shared_ptr<HttpExchange>& exchange);
   void Health(httplib::Response& response);

@@ -11,7 +11,7 @@
 #include "common/status/status_macros.h"
 #include "services/gateway/json_fields.h"
 #include "services/gateway/json_text.h"
-#include "services/gateway/openai_request.h"
+#include "services/gateway/memory_policy_json.h"
 
 namespace mneme::gateway {
 namespace {
@@ -21,21 +21,6 @@ using Response = httplib::Response;
 using Exchange = std::shared_ptr<HttpExchange>;
 
 constexpr int64_t kMaxJsonInteger = int64_t{1} << 53;
-
-void AppendPolicy(const inference::v1::MemoryPolicy& policy, std::string* out) {
-  switch (policy.policy_case()) {
-    case inference::v1::MemoryPolicy::kFull:
-      *out += "{\"type\":\"full\"}";
-      break;
-    case inference::v1::MemoryPolicy::kWindow:
-      absl::StrAppend(out, "{\"type\":\"window\",\"sinks\":", policy.window().sinks(),
-                      ",\"recent\":", policy.window().recent(), "}");
-      break;
-    case inference::v1::MemoryPolicy::POLICY_NOT_SET:
-      *out += "null";
-      break;
-  }
-}
 
 void AppendSession(const v1::Session& session, std::string* out) {
   *out += "{\"id\":";
@@ -48,7 +33,7 @@ void AppendSession(const v1::Session& session, std::string* out) {
       ",\"num_tokens\":", session.num_tokens(), ",\"title\":");
   AppendJsonString(session.title(), out);
   *out += ",\"memory_policy\":";
-  AppendPolicy(session.memory_policy(), out);
+  AppendMemoryPolicy(session.memory_policy(), out);
   absl::StrAppend(out, ",\"ttl_seconds\":", session.ttl_seconds(),
                   ",\"pinned\":", session.pinned() ? "true" : "false",
                   ",\"kv_bytes\":", session.kv_bytes(), ",\"parent\":");
@@ -238,6 +223,38 @@ absl::StatusOr<std::string> RewindSession(const SessionDirectory& sessions, cons
   return ToJson(rewound.session());
 }
 
+absl::StatusOr<std::string> CompactSession(const SessionDirectory& sessions, const Request& request,
+                                           const Caller& caller) {
+  ASSIGN_OR_RETURN(const Json json, ParseObject(request.body));
+  JsonFields fields(json);
+  v1::CompactSessionRequest compact;
+  compact.set_session_id(request.matches[1].str());
+  if (const auto version = fields.Integer("parent_version", 0, kMaxJsonInteger)) {
+    compact.set_parent_version(static_cast<uint64_t>(*version));
+  }
+  if (fields.Has("memory_policy")) ReadMemoryPolicy(fields, compact.mutable_memory_policy());
+  if (const auto encoding = fields.String("encoding")) {
+    if (*encoding == "int8") {
+      compact.set_encoding(v1::COMPACT_ENCODING_INT8);
+    } else if (*encoding == "fp8") {
+      compact.set_encoding(v1::COMPACT_ENCODING_FP8);
+    } else {
+      fields.Fail("encoding", "must be int8 or fp8");
+    }
+  }
+  compact.set_drop_older_snapshots(fields.Bool("drop_older_snapshots").value_or(false));
+  RETURN_IF_ERROR(fields.status());
+  ASSIGN_OR_RETURN(const v1::CompactSessionResponse made, sessions.Compact(compact, caller));
+  std::string reply = "{\"object\":\"session.compacted\",\"session\":";
+  AppendSession(made.session(), &reply);
+  absl::StrAppend(&reply, ",\"kv_bytes_before\":", made.kv_bytes_before(),
+                  ",\"kv_bytes_after\":", made.kv_bytes_after(),
+                  ",\"entries_before\":", made.entries_before(),
+                  ",\"entries_after\":", made.entries_after(),
+                  ",\"snapshots_dropped\":", made.snapshots_dropped(), "}\n");
+  return reply;
+}
+
 absl::StatusOr<std::string> ForgetTenant(const SessionDirectory& sessions, const Request& request,
                                          const Caller& caller) {
   v1::ForgetTenantRequest forget;
@@ -366,6 +383,7 @@ void HttpSessions::Register(httplib::Server& server) {
   server.Get("/v1/sessions/([^/]+)/versions", route("/v1/sessions/{id}/versions", GetVersions));
   server.Post("/v1/sessions/([^/]+)/fork", route("/v1/sessions/{id}/fork", ForkSession));
   server.Post("/v1/sessions/([^/]+)/rewind", route("/v1/sessions/{id}/rewind", RewindSession));
+  server.Post("/v1/sessions/([^/]+)/compact", route("/v1/sessions/{id}/compact", CompactSession));
   server.Get(
       "/v1/sessions/([^/]+)/export",
       edge_.Route("/v1/sessions/{id}/export",

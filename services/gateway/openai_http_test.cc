@@ -196,6 +196,45 @@ TEST_F(OpenAiHttpTest, ModelsAreListedAndFound) {
   EXPECT_EQ(Parse(unknown)["error"]["code"], "model_not_found");
 }
 
+TEST_F(OpenAiHttpTest, TextIsTokenized) {
+  Start();
+  const auto post = [&](const char* body) {
+    return Http().Post("/tokenize", body, "application/json");
+  };
+  const Json told = Parse(post(R"({"prompt": "Hi"})"));
+  EXPECT_EQ(told["model"], "script");
+  EXPECT_EQ(told["count"], 3) << "what goes before a prompt comes with it";
+  ASSERT_EQ(told["tokens"].size(), 3U);
+  EXPECT_EQ(told["tokens"][1], 'H');
+  EXPECT_GT(told["max_model_len"], 0);
+  EXPECT_EQ(Parse(post(R"({"prompt": "Hi", "add_special_tokens": false})"))["count"], 2);
+  EXPECT_EQ(Parse(post(R"({"prompt": "", "add_special_tokens": false})"))["tokens"].size(), 0U);
+  auto refused = post(R"({"model": "script"})");
+  EXPECT_EQ(refused->status, 400);
+  EXPECT_EQ(Parse(refused)["error"]["param"], "prompt");
+  EXPECT_EQ(post(R"({"model": "none", "prompt": "Hi"})")->status, 404);
+}
+
+TEST_F(OpenAiHttpTest, MemoryIsEstimatedByTheExecutor) {
+  Start();
+  const auto post = [&](const char* body) {
+    return Http().Post("/v1/memory/estimate", body, "application/json");
+  };
+  const Json told = Parse(
+      post(R"({"tokens": 1000, "memory_policy": {"type": "window", "sinks": 4, "recent": 60}})"));
+  EXPECT_EQ(told["object"], "memory_estimate");
+  EXPECT_EQ(told["model"], "script");
+  EXPECT_EQ(told["tokens"], 1000);
+  EXPECT_EQ(told["resident_pages"], 64) << "the fake executor's answer: sinks and recent";
+  EXPECT_EQ(told["peak_bytes"], 1000);
+  EXPECT_EQ(told["fits"], true);
+  for (const char* const body : {R"({})", R"({"tokens": 0})", R"({"tokens": "many"})",
+                                 R"({"tokens": 10, "memory_policy": {"type": "none"}})"}) {
+    EXPECT_EQ(post(body)->status, 400) << body;
+  }
+  EXPECT_EQ(post(R"({"model": "none", "tokens": 10})")->status, 404);
+}
+
 TEST_F(OpenAiHttpTest, EmbeddingsAndUnknownRoutesAreRefusedClearly) {
   Start();
   ErrorOf(Post("/v1/embeddings", R"({"input":"a"})"), 404, "invalid_request_error");

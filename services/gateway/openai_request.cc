@@ -8,6 +8,7 @@
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "services/gateway/json_fields.h"
+#include "services/gateway/memory_policy_json.h"
 #include "services/gateway/request_checks.h"
 
 namespace mneme::gateway {
@@ -16,7 +17,6 @@ namespace {
 namespace iv1 = inference::v1;
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-constexpr int32_t kDefaultSinks = 4;
 constexpr int32_t kDefaultCompletionTokens = 16;
 
 void ReadStop(JsonFields& fields, iv1::Sampling* sampling) {
@@ -206,31 +206,6 @@ void ReadSampling(JsonFields& fields, iv1::Sampling* sampling) {
   }
 }
 
-void ReadMemoryPolicy(JsonFields& fields, iv1::MemoryPolicy* policy) {
-  const Json* object = fields.Object("memory_policy");
-  if (object == nullptr) return;
-  JsonFields inner(*object, "memory_policy.");
-  const std::string type = inner.String("type").value_or("");
-  if (type == "full") {
-    policy->mutable_full();
-  } else if (type == "window") {
-    iv1::MemoryPolicy::Window& window = *policy->mutable_window();
-    window.set_sinks(
-        static_cast<int32_t>(inner.Integer("sinks", 0, kMaxInt32).value_or(kDefaultSinks)));
-    if (const auto recent = inner.Integer("recent", 1, kMaxInt32)) {
-      window.set_recent(static_cast<int32_t>(*recent));
-    } else {
-      inner.Fail("recent", "must be given: how many of the last tokens are kept");
-    }
-  } else {
-    inner.Fail("type", "must be \"full\" or \"window\"");
-  }
-  if (!inner.status().ok()) {
-    const std::string field = status::PayloadOf(inner.status(), status::kFieldPayload);
-    fields.Fail(field, absl::string_view(inner.status().message()).substr(field.size() + 2));
-  }
-}
-
 absl::StatusOr<OpenAiChat> ParseChat(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   OpenAiChat chat;
@@ -314,6 +289,28 @@ absl::StatusOr<OpenAiCompletion> ParseCompletion(absl::string_view body) {
   RETURN_IF_ERROR(fields.status());
   RETURN_IF_ERROR(ReadPrompt(*prompt, &request));
   return completion;
+}
+
+absl::Status ParseTokenize(absl::string_view body, v1::TokenizeRequest* request) {
+  ASSIGN_OR_RETURN(const Json json, ParseObject(body));
+  JsonFields fields(json);
+  request->set_model(fields.String("model").value_or(""));
+  const std::optional<std::string> prompt = fields.String("prompt");
+  if (!prompt.has_value()) fields.Fail("prompt", "must be given, as a text");
+  request->set_text(prompt.value_or(""));
+  request->set_add_special_tokens(fields.Bool("add_special_tokens").value_or(true));
+  return fields.status();
+}
+
+absl::Status ParseEstimate(absl::string_view body, v1::EstimateRequest* request) {
+  ASSIGN_OR_RETURN(const Json json, ParseObject(body));
+  JsonFields fields(json);
+  request->set_model(fields.String("model").value_or(""));
+  ReadMemoryPolicy(fields, request->mutable_memory_policy());
+  const std::optional<int64_t> tokens = fields.Integer("tokens", 1, int64_t{1} << 32);
+  if (!tokens.has_value()) fields.Fail("tokens", "must be given: the sequence's length in tokens");
+  request->set_tokens(tokens.value_or(0));
+  return fields.status();
 }
 
 }  // namespace mneme::gateway

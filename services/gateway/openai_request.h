@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "mneme/gateway/v1/chat.pb.h"
+#include "mneme/gateway/v1/model.pb.h"
 #include "services/gateway/chat_core.h"
 #include "services/gateway/json_fields.h"
 
@@ -31,13 +32,17 @@ struct OpenAiCompletion {
 
 // Reads what all kinds of requests say of sampling.
 void ReadSampling(JsonFields& fields, inference::v1::Sampling* sampling);
-// Reads the field `memory_policy`, where there is one.
-void ReadMemoryPolicy(JsonFields& fields, inference::v1::MemoryPolicy* policy);
 
 // POST /v1/chat/completions.
 absl::StatusOr<OpenAiChat> ParseChat(absl::string_view body);
 
 // POST /v1/completions.
 absl::StatusOr<OpenAiCompletion> ParseCompletion(absl::string_view body);
+
+// POST /tokenize, as vLLM has it: {"prompt": TEXT, "model", "add_special_tokens"}.
+absl::Status ParseTokenize(absl::string_view body, v1::TokenizeRequest* request);
+
+// POST /v1/memory/estimate: {"tokens": N, "model", "memory_policy"}.
+absl::Status ParseEstimate(absl::string_view body, v1::EstimateRequest* request);
 
 }  // namespace mneme::gateway

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "services/gateway/memory_policy_json.h"
 #include "services/gateway/openai_request.h"
 
 namespace mneme::gateway {

@@ -17,6 +17,8 @@ constexpr size_t kMaxTitleBytes = 1024;
 constexpr int64_t kMaxTtlSeconds = int64_t{100} * 365 * 24 * 3600;
 // A session of many gigabytes takes its time; one that hangs must not take it for ever.
 constexpr absl::Duration kTransferTimeout = absl::Minutes(30);
+// Of one whose chunks are all read and written anew.
+constexpr absl::Duration kCompactTimeout = absl::Minutes(10);
 
 absl::Status CheckId(const std::string& id) {
   if (trace::IsIdentifier(id)) return absl::OkStatus();
@@ -174,6 +176,50 @@ absl::StatusOr<v1::RewindSessionResponse> SessionDirectory::Rewind(
   ASSIGN_OR_RETURN(const mv1::RewindSessionResponse rewound, store->Rewind(rewind, caller.context));
   v1::RewindSessionResponse response;
   *response.mutable_session() = ToPublic(rewound.session());
+  return response;
+}
+
+absl::StatusOr<v1::CompactSessionResponse> SessionDirectory::Compact(
+    const v1::CompactSessionRequest& request, const Caller& caller) const {
+  ASSIGN_OR_RETURN(SessionStore * store, core_.Sessions());
+  RETURN_IF_ERROR(CheckId(request.session_id()));
+  RETURN_IF_ERROR(CheckMemoryPolicy(request.memory_policy()));
+  mv1::CompactSessionRequest compact;
+  compact.set_tenant(caller.tenant);
+  compact.set_session_id(request.session_id());
+  if (request.has_parent_version()) compact.set_parent_version(request.parent_version());
+  if (request.has_memory_policy()) *compact.mutable_memory_policy() = request.memory_policy();
+  switch (request.encoding()) {
+    case v1::COMPACT_ENCODING_UNSPECIFIED:
+      break;
+    case v1::COMPACT_ENCODING_INT8:
+      compact.set_encoding(snapshot::v1::ENCODING_INT8);
+      break;
+    case v1::COMPACT_ENCODING_FP8:
+      compact.set_encoding(snapshot::v1::ENCODING_FP8_E4M3);
+      break;
+    default:
+      return status::InvalidField("encoding", "must be int8 or fp8");
+  }
+  compact.set_drop_older_snapshots(request.drop_older_snapshots());
+  if (!request.has_memory_policy() && request.encoding() == v1::COMPACT_ENCODING_UNSPECIFIED &&
+      !request.drop_older_snapshots()) {
+    return status::InvalidField(
+        "memory_policy", "nor encoding nor drop_older_snapshots is given: there is nothing to do");
+  }
+  ASSIGN_OR_RETURN(const mv1::CompactSessionResponse made,
+                   store->Compact(compact, caller.context,
+                                  std::min(caller.deadline, absl::Now() + kCompactTimeout)));
+  // What executors have is larger than what is stored now, and of chunks that may be gone: the next
+  // turn begins with what is stored.
+  ForgetMemory(caller.tenant, request.session_id(), caller);
+  v1::CompactSessionResponse response;
+  *response.mutable_session() = ToPublic(made.session());
+  response.set_kv_bytes_before(made.kv_bytes_before());
+  response.set_kv_bytes_after(made.kv_bytes_after());
+  response.set_entries_before(made.entries_before());
+  response.set_entries_after(made.entries_after());
+  response.set_snapshots_dropped(made.snapshots_dropped());
   return response;
 }
 

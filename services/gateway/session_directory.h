@@ -30,6 +30,8 @@ class SessionDirectory {
                                                const Caller& caller) const;
   absl::StatusOr<v1::RewindSessionResponse> Rewind(const v1::RewindSessionRequest& request,
                                                    const Caller& caller) const;
+  absl::StatusOr<v1::CompactSessionResponse> Compact(const v1::CompactSessionRequest& request,
+                                                     const Caller& caller) const;
   absl::StatusOr<v1::DescribeSessionResponse> Describe(const v1::DescribeSessionRequest& request,
                                                        const Caller& caller) const;
   absl::StatusOr<v1::UpdateSessionResponse> Update(const v1::UpdateSessionRequest& request,

@@ -1,5 +1,6 @@
 #include "services/gateway/session_store.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,15 @@ namespace mv1 = memory::v1;
 constexpr absl::string_view kService = "memory";
 constexpr absl::Duration kCallTimeout = absl::Seconds(10);
 constexpr absl::Duration kReleaseTimeout = absl::Seconds(2);
+
+std::string LateKey(const std::string& tenant, const std::string& session_id,
+                    const std::string& request_id) {
+  return absl::StrCat(tenant, "/", session_id, "/", request_id);
+}
+
+std::string LateKey(const mv1::CommitTurnRequest& commit) {
+  return LateKey(commit.tenant(), commit.session_id(), commit.turn().request_id());
+}
 
 }  // namespace
 
@@ -116,13 +126,27 @@ absl::StatusOr<mv1::CommitTurnResponse> SessionStore::Lease::Commit(
 absl::StatusOr<mv1::CommitTurnResponse> SessionStore::Lease::Commit(
     const mv1::CommitTurnRequest& commit, absl::Duration patience) {
   mv1::CommitTurnResponse response;
-  // The request id makes a commit whose answer was lost harmless to repeat.
-  RETURN_IF_ERROR(CallUpstream(kService, request_, absl::Now() + patience, patience,
-                               [&](grpc::ClientContext* context) {
-                                 return store_.stub_->CommitTurn(context, commit, &response);
-                               }));
+  absl::Status status = TryCommit(commit, patience, &response);
+  // While the store was away, the lease may have run out; renewing it says whether the session is
+  // still as the turn has left it.
+  if (absl::IsAborted(status) &&
+      status::PayloadOf(status, status::kReasonPayload) == "LEASE_LOST" && !lost_ &&
+      store_.Renew(*this).ok()) {
+    status = TryCommit(commit, patience, &response);
+  }
+  RETURN_IF_ERROR(status);
   released_ = true;
   return response;
+}
+
+absl::Status SessionStore::Lease::TryCommit(const mv1::CommitTurnRequest& commit,
+                                            absl::Duration patience,
+                                            mv1::CommitTurnResponse* response) {
+  // The request id makes a commit whose answer was lost harmless to repeat.
+  return CallUpstream(kService, request_, absl::Now() + patience, patience,
+                      [&](grpc::ClientContext* context) {
+                        return store_.stub_->CommitTurn(context, commit, response);
+                      });
 }
 
 bool SessionStore::CommitLater(std::unique_ptr<Lease> lease, mv1::CommitTurnRequest commit) {
@@ -131,15 +155,27 @@ bool SessionStore::CommitLater(std::unique_ptr<Lease> lease, mv1::CommitTurnRequ
     return false;
   }
   ++num_late_;
+  late_requests_.insert(LateKey(commit));
   late_.push_back(
       {std::move(lease), std::move(commit), absl::Now() + options_.late_commit_patience});
   changed_.NotifyAll();
   return true;
 }
 
+void SessionStore::AwaitLateCommit(const std::string& tenant, const std::string& session_id,
+                                   const std::string& request_id, absl::Time deadline) {
+  const std::string key = LateKey(tenant, session_id, request_id);
+  const absl::Duration patience = std::min(options_.unavailable_patience, deadline - absl::Now());
+  const auto until = std::chrono::steady_clock::now() + absl::ToChronoMilliseconds(patience);
+  sync::MutexLock lock(mutex_);
+  while (late_requests_.contains(key) && std::chrono::steady_clock::now() < until &&
+         !late_committer_.get_stop_token().stop_requested()) {
+    changed_.WaitUntil(mutex_, until);
+  }
+}
+
 bool SessionStore::TryLateCommit(LateCommit& late) {
-  // A lease that ran out meanwhile takes no commit; renewing it says whether the session is still
-  // as the turn has left it.
+  // A lease that ran out meanwhile takes no commit.
   absl::Status status = Renew(*late.lease);
   if (status.ok()) status = late.lease->Commit(late.commit, options_.renew_interval).status();
   const std::string& request_id = late.lease->request_.request_id;
@@ -163,7 +199,15 @@ void SessionStore::CommitLoop(std::stop_token stop) {
       due.swap(late_);
     }
     for (auto late = due.begin(); late != due.end() && !stop.stop_requested();) {
-      late = TryLateCommit(*late) ? due.erase(late) : std::next(late);
+      if (!TryLateCommit(*late)) {
+        ++late;
+        continue;
+      }
+      const std::string key = LateKey(late->commit);
+      late = due.erase(late);
+      sync::MutexLock lock(mutex_);
+      late_requests_.erase(late_requests_.find(key));
+      changed_.NotifyAll();
     }
     const auto until = std::chrono::steady_clock::now() +
                        absl::ToChronoMilliseconds(options_.late_commit_interval);
@@ -262,6 +306,16 @@ absl::StatusOr<mv1::ForkSessionResponse> SessionStore::Fork(const mv1::ForkSessi
 absl::StatusOr<mv1::RewindSessionResponse> SessionStore::Rewind(
     const mv1::RewindSessionRequest& rewind, const trace::RequestContext& request) {
   return Call(&mv1::MemoryService::Stub::RewindSession, rewind, request);
+}
+
+absl::StatusOr<mv1::CompactSessionResponse> SessionStore::Compact(
+    const mv1::CompactSessionRequest& compact, const trace::RequestContext& request,
+    absl::Time deadline) {
+  mv1::CompactSessionResponse response;
+  RETURN_IF_ERROR(CallUpstream(
+      kService, request, deadline, options_.unavailable_patience,
+      [&](grpc::ClientContext* call) { return stub_->CompactSession(call, compact, &response); }));
+  return response;
 }
 
 absl::StatusOr<mv1::DescribeSessionResponse> SessionStore::Describe(

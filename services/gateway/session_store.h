@@ -49,7 +49,8 @@ class SessionStore {
     bool lost() const { return lost_; }
 
     // Adds the turn and gives the lease back. Tries again while the service is away, for
-    // commit_patience at most. `commit` has parent version, turn (with a request_id) and snapshot;
+    // commit_patience at most; a lease that ran out meanwhile is taken up again, if nobody else has
+    // had the session since. `commit` has parent version, turn (with a request_id) and snapshot;
     // the rest is filled in.
     absl::StatusOr<memory::v1::CommitTurnResponse> Commit(memory::v1::CommitTurnRequest* commit);
 
@@ -57,6 +58,8 @@ class SessionStore {
     friend class SessionStore;
     absl::StatusOr<memory::v1::CommitTurnResponse> Commit(
         const memory::v1::CommitTurnRequest& commit, absl::Duration patience);
+    absl::Status TryCommit(const memory::v1::CommitTurnRequest& commit, absl::Duration patience,
+                           memory::v1::CommitTurnResponse* response);
 
     Lease(SessionStore& store, std::string tenant, std::string session_id, uint64_t token,
           trace::RequestContext request)
@@ -95,6 +98,10 @@ class SessionStore {
   // turn is then committed, or was overtaken by another and is dropped. Returns false where nothing
   // is tried: too many wait already.
   bool CommitLater(std::unique_ptr<Lease> lease, memory::v1::CommitTurnRequest commit);
+  // Waits until no turn of this request is left for CommitLater to commit, for unavailable_patience
+  // at most: who asks for it again is to find it committed.
+  void AwaitLateCommit(const std::string& tenant, const std::string& session_id,
+                       const std::string& request_id, absl::Time deadline);
 
   absl::StatusOr<memory::v1::CreateSessionResponse> Create(
       const memory::v1::CreateSessionRequest& create, const trace::RequestContext& request);
@@ -108,6 +115,10 @@ class SessionStore {
                                                        const trace::RequestContext& request);
   absl::StatusOr<memory::v1::RewindSessionResponse> Rewind(
       const memory::v1::RewindSessionRequest& rewind, const trace::RequestContext& request);
+  // Chunks may have to be read and written anew: it ends at `deadline`.
+  absl::StatusOr<memory::v1::CompactSessionResponse> Compact(
+      const memory::v1::CompactSessionRequest& compact, const trace::RequestContext& request,
+      absl::Time deadline);
   absl::StatusOr<memory::v1::DescribeSessionResponse> Describe(
       const memory::v1::DescribeSessionRequest& describe, const trace::RequestContext& request);
   absl::StatusOr<memory::v1::UpdateSessionResponse> Update(
@@ -157,7 +168,8 @@ class SessionStore {
   Lease* renewing_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::list<LateCommit> late_ ABSL_GUARDED_BY(mutex_);
   size_t num_late_ ABSL_GUARDED_BY(mutex_) = 0;  // those in `late_` and those being tried
-  std::jthread renewer_;                         // these last: they end first
+  std::multiset<std::string> late_requests_ ABSL_GUARDED_BY(mutex_);  // of the same, by LateKey
+  std::jthread renewer_;                                              // these last: they end first
   std::jthread late_committer_;
 };
 

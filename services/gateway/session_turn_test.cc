@@ -219,6 +219,38 @@ TEST_F(SessionTurnTest, CommitIsTriedAgainAndItsFailureIsSaid) {
   EXPECT_EQ(Turn("three")["mneme"]["committed_version"], 3);
 }
 
+TEST_F(SessionTurnTest, LeaseThatRanOutWhileTheStoreWasAwayIsTakenUpAgain) {
+  executor_->token_ms = 20;
+  timing_.sessions.renew_interval = absl::Minutes(1);  // nobody else renews it
+  Start();
+  Json reply;
+  std::jthread turn([&] { reply = Turn("one"); });
+  ASSERT_TRUE(Eventually([&] { return Stored().lease != 0; }));
+  memory_->LetLeaseRunOut("default/s");
+  turn.join();
+  EXPECT_EQ(reply["mneme"]["persisted"], true);
+  EXPECT_EQ(Stored().messages.size(), 2U);
+  EXPECT_EQ(memory_->renewals, 1);
+}
+
+TEST_F(SessionTurnTest, RepeatedRequestOfATurnThatWaitsForTheStoreIsThatTurn) {
+  timing_.sessions.unavailable_patience = absl::Seconds(5);
+  timing_.sessions.late_commit_interval = absl::Milliseconds(50);
+  Start();
+  const std::string body = Chat("one", {{"session_id", "s"}, {"request_id", "r-1"}});
+  memory_->fail_commits = 1'000'000;
+  const Json first = Parse(Post("/v1/chat/completions", body));
+  EXPECT_EQ(first["mneme"]["persisted"], false);
+  memory_->fail_commits = 0;
+  executor_->Say("something else");
+  const Json again = Parse(Post("/v1/chat/completions", body));
+  EXPECT_EQ(again["mneme"]["persisted"], true);
+  EXPECT_EQ(again["mneme"]["committed_version"], 1);
+  EXPECT_EQ(again["choices"], first["choices"]);
+  EXPECT_EQ(Stored().messages.size(), 2U);
+  EXPECT_EQ(executor_->calls, 1);
+}
+
 TEST_F(SessionTurnTest, LateCommitGivesWayToAnotherTurn) {
   Start();
   memory_->fail_commits = 1'000'000;

@@ -79,6 +79,13 @@ TEST_F(SessionVerbsTest, BadVerbsAreRefusedByName) {
   refused("/v1/sessions/s/fork", R"({"version":-1})", "version");
   refused("/v1/sessions/s/fork", R"({"new_session_id":"a/b"})", "new_session_id");
   refused("/v1/sessions/s/rewind", "{}", "version");
+  refused("/v1/sessions/s/compact", "{}", "memory_policy");
+  refused("/v1/sessions/s/compact", R"({"encoding":"bf16"})", "encoding");
+  refused("/v1/sessions/s/compact", R"({"encoding":8})", "encoding");
+  refused("/v1/sessions/s/compact", R"({"parent_version":-1,"encoding":"int8"})", "parent_version");
+  refused("/v1/sessions/s/compact", R"({"drop_older_snapshots":"yes"})", "drop_older_snapshots");
+  refused("/v1/sessions/s/compact", R"({"memory_policy":{"type":"window"}})",
+          "memory_policy.recent");
   ErrorOf(Post("/v1/sessions/s/rewind", R"({"version":9})"), 400, "invalid_request_error");
   ErrorOf(Post("/v1/sessions/s/fork", R"({"version":9})"), 400, "invalid_request_error");
   ErrorOf(Post("/v1/sessions/none/fork", ""), 404, "invalid_request_error");
@@ -121,6 +128,38 @@ TEST_F(SessionVerbsTest, RewindDropsLaterTurnsAndStaleClientsAreToldTheHead) {
   const auto fresh =
       Post("/v1/chat/completions", Chat("x", {{"session_id", "s"}, {"parent_version", 1}}));
   EXPECT_EQ(Parse(fresh)["mneme"]["committed_version"], 2);
+}
+
+TEST_F(SessionVerbsTest, CompactionIsPassedOnAndExecutorsForgetTheSession) {
+  StartWithTurns();
+  const Json made = Parse(Post("/v1/sessions/s/compact", R"({"parent_version":2,"encoding":"int8",
+      "memory_policy":{"type":"window","recent":64},"drop_older_snapshots":true})"));
+  EXPECT_EQ(made["object"], "session.compacted");
+  EXPECT_EQ(made["session"]["id"], "s");
+  EXPECT_EQ(made["session"]["memory_policy"]["recent"], 64);
+  EXPECT_EQ(made["kv_bytes_before"], 2000);
+  EXPECT_EQ(made["kv_bytes_after"], 1000);
+  EXPECT_EQ(made["entries_before"], 10);
+  EXPECT_EQ(made["entries_after"], 5);
+  EXPECT_EQ(made["snapshots_dropped"], 1);
+  ASSERT_EQ(memory_->compacted().size(), 1U);
+  const memory::v1::CompactSessionRequest sent = memory_->compacted()[0];
+  EXPECT_EQ(sent.tenant(), "default");
+  EXPECT_EQ(sent.memory_policy().window().sinks(), 4);
+  EXPECT_EQ(sent.encoding(), snapshot::v1::ENCODING_INT8);
+  EXPECT_TRUE(sent.drop_older_snapshots());
+  EXPECT_THAT(executor_->forgotten(), ElementsAre("default/s"));
+  EXPECT_THAT(Contents("s"), ElementsAre("one", "Hello, world", "two", "Hello, world"));
+
+  const auto stale = Post("/v1/sessions/s/compact", R"({"parent_version":1,"encoding":"fp8"})");
+  ErrorOf(stale, 409, "conflict_error");
+  EXPECT_EQ(Parse(stale)["error"]["code"], "stale_version");
+  ErrorOf(Post("/v1/sessions/none/compact", R"({"encoding":"fp8"})"), 404, "invalid_request_error");
+  memory_->SetLease("default/s", 7);
+  ErrorOf(Post("/v1/sessions/s/compact", R"({"encoding":"fp8"})"), 409, "conflict_error");
+  // What failed has changed nothing, and nobody forgets anything.
+  EXPECT_EQ(memory_->compacted().size(), 1U);
+  EXPECT_EQ(executor_->forgotten().size(), 1U);
 }
 
 TEST_F(SessionVerbsTest, VersionsSayWhatIsStored) {
@@ -223,6 +262,18 @@ TEST_F(SessionVerbsTest, GrpcHasTheSameVerbs) {
   grpc::ClientContext rewind_context;
   EXPECT_EQ(stub->RewindSession(&rewind_context, rewind, &rewound).error_code(),
             grpc::StatusCode::OUT_OF_RANGE);
+
+  v1::CompactSessionRequest compact;
+  compact.set_session_id("s");
+  compact.set_encoding(v1::COMPACT_ENCODING_FP8);
+  v1::CompactSessionResponse compacted;
+  grpc::ClientContext compact_context;
+  ASSERT_TRUE(stub->CompactSession(&compact_context, compact, &compacted).ok());
+  EXPECT_EQ(compacted.kv_bytes_after(), 1000);
+  compact.set_encoding(static_cast<v1::CompactEncoding>(9));
+  grpc::ClientContext wrong_context;
+  EXPECT_EQ(stub->CompactSession(&wrong_context, compact, &compacted).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
 
   v1::DescribeSessionRequest describe;
   describe.set_session_id("s");

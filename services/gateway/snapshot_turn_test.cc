@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "services/gateway/gateway_fixture.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::gateway {
 namespace {
@@ -74,7 +75,7 @@ TEST_F(SnapshotTurnTest, ExecutorThatDoesNotFinishCostsTheSnapshotOnly) {
   Start();
   const absl::Time begun = absl::Now();
   const Json reply = Turn("one", {{"stop", "wor"}, {"ignore_eos", true}});
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
+  EXPECT_LT(absl::Now() - begun, testing::TimeLimit(absl::Seconds(5)));
   EXPECT_EQ(reply["choices"][0]["message"]["content"], "Hello, ");
   EXPECT_EQ(reply["mneme"]["persisted"], true);
   EXPECT_THAT(reply["mneme"]["snapshot_lost_reason"].get<std::string>(), HasSubstr("in time"));
@@ -96,6 +97,15 @@ TEST_F(SnapshotTurnTest, SnapshotThatTheStoreLosesIsSaidInBothFronts) {
   EXPECT_TRUE(receipt.persisted());
   EXPECT_EQ(receipt.snapshot_lost_reason(), "the store is full");
   EXPECT_EQ(receipt.restored_tokens(), 7);
+}
+
+TEST_F(SnapshotTurnTest, MemoryThatTheExecutorCouldNotStoreIsSaidOfACommittedTurn) {
+  executor_->loses_memory = true;
+  Start();
+  const Json reply = Turn("one");
+  EXPECT_EQ(reply["mneme"]["persisted"], true);
+  EXPECT_EQ(reply["mneme"]["not_persisted_reason"], "");
+  EXPECT_EQ(reply["mneme"]["snapshot_lost_reason"], "the memory could not be stored");
 }
 
 TEST_F(SnapshotTurnTest, FailoverGoesOnFromTheCommittedHead) {

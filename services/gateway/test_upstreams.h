@@ -119,6 +119,14 @@ class ByteTokenizer final : public tokenizer::v1::TokenizerService::Service {
 // any. A session's answer comes with the id of a snapshot.
 class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
  public:
+  grpc::Status Estimate(grpc::ServerContext*, const executor::v1::EstimateRequest* request,
+                        executor::v1::EstimateResponse* response) override {
+    const auto& window = request->memory_policy().window();
+    response->mutable_estimate()->set_resident_pages(window.sinks() + window.recent());
+    response->mutable_estimate()->set_peak_bytes(request->tokens());
+    response->mutable_estimate()->set_fits(true);
+    return grpc::Status::OK;
+  }
   grpc::Status GetModel(grpc::ServerContext*, const executor::v1::GetModelRequest*,
                         executor::v1::GetModelResponse* response) override {
     response->set_model("script");
@@ -190,12 +198,13 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     answer_ = std::move(answer);
   }
 
-  std::atomic<int> token_ms{0};      // pause before each token
-  std::atomic<int> refuse{0};        // so many calls fail UNAVAILABLE at once
-  std::atomic<int> queue_full{0};    // so many calls fail RESOURCE_EXHAUSTED at once
-  std::atomic<int> break_after{-1};  // one call fails UNAVAILABLE after so many tokens
-  std::atomic<bool> deaf{false};     // FinishGeneration is answered and changes nothing
-  std::atomic<int> max_running{0};   // with max_waiting: how many answers it takes; 0: any
+  std::atomic<int> token_ms{0};           // pause before each token
+  std::atomic<int> refuse{0};             // so many calls fail UNAVAILABLE at once
+  std::atomic<int> queue_full{0};         // so many calls fail RESOURCE_EXHAUSTED at once
+  std::atomic<int> break_after{-1};       // one call fails UNAVAILABLE after so many tokens
+  std::atomic<bool> deaf{false};          // FinishGeneration is answered and changes nothing
+  std::atomic<bool> loses_memory{false};  // sessions' memory is not stored
+  std::atomic<int> max_running{0};        // with max_waiting: how many answers it takes; 0: any
   std::atomic<int> max_waiting{0};
   std::atomic<int> others{0};  // answers of other gateways
   std::atomic<int> calls{0};
@@ -268,7 +277,9 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
           response.mutable_receipt()->set_prefilled_tokens(request.prompt_ids_size());
           response.mutable_receipt()->set_tier("hot");
           response.mutable_receipt()->set_restored_tokens(7);
-          if (!request.session_id().empty()) {
+          if (!request.session_id().empty() && loses_memory) {
+            response.mutable_receipt()->set_not_persisted_reason("the memory could not be stored");
+          } else if (!request.session_id().empty()) {
             response.set_snapshot_id(absl::StrCat("snapshot-", request.lease_token()));
           }
         }
@@ -376,6 +387,34 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     Cut(request->version(), &found->second);
     *response->mutable_session() = found->second.session;
     return grpc::Status::OK;
+  }
+  // Half of a memory of 2000 bytes and 10 entries goes.
+  grpc::Status CompactSession(grpc::ServerContext*,
+                              const memory::v1::CompactSessionRequest* request,
+                              memory::v1::CompactSessionResponse* response) override {
+    std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(request->tenant() + "/" + request->session_id());
+    if (found == sessions_.end()) return NotFound();
+    if (found->second.lease != 0) return Busy();
+    const uint64_t head = found->second.session.version();
+    if (request->has_parent_version() && request->parent_version() != head)
+      return Stale(found->second);
+    if (request->has_memory_policy()) {
+      *found->second.session.mutable_memory_policy() = request->memory_policy();
+    }
+    compacted_.push_back(*request);
+    *response->mutable_session() = found->second.session;
+    response->set_kv_bytes_before(2000);
+    response->set_kv_bytes_after(1000);
+    response->set_entries_before(10);
+    response->set_entries_after(5);
+    response->set_snapshots_dropped(request->drop_older_snapshots() ? 1 : 0);
+    return grpc::Status::OK;
+  }
+  // The compactions that were asked for.
+  std::vector<memory::v1::CompactSessionRequest> compacted() {
+    std::lock_guard lock(mutex_);
+    return compacted_;
   }
   grpc::Status DescribeSession(grpc::ServerContext*,
                                const memory::v1::DescribeSessionRequest* request,
@@ -514,8 +553,11 @@ class MapMemory final : public memory::v1::MemoryService::Service {
                           memory::v1::RenewLeaseResponse*) override {
     ++renewals;
     std::lock_guard lock(mutex_);
-    const Stored& stored = sessions_[request->tenant() + "/" + request->session_id()];
-    if (stored.lease == request->lease_token()) return grpc::Status::OK;
+    Stored& stored = sessions_[request->tenant() + "/" + request->session_id()];
+    if (stored.lease == request->lease_token()) {
+      stored.has_run_out = false;
+      return grpc::Status::OK;
+    }
     ++refused_renewals;
     return LeaseLost();
   }
@@ -535,7 +577,7 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     }
     std::lock_guard lock(mutex_);
     Stored& stored = sessions_[request->tenant() + "/" + request->session_id()];
-    if (stored.lease != request->lease_token()) return LeaseLost();
+    if (stored.lease != request->lease_token() || stored.has_run_out) return LeaseLost();
     if (request->parent_version() != stored.session.version()) return Stale(stored);
     memory::v1::Turn turn = request->turn();
     stored.session.set_version(request->parent_version() + 1);
@@ -563,6 +605,7 @@ class MapMemory final : public memory::v1::MemoryService::Service {
     std::vector<int32_t> log;
     std::vector<memory::v1::Turn> turns;
     uint64_t lease = 0;
+    bool has_run_out = false;  // the lease; nobody else has taken the session
     std::string executor;
     uint64_t snapshot_version = 0;
     std::map<uint64_t, std::string> snapshots;  // by version
@@ -582,6 +625,10 @@ class MapMemory final : public memory::v1::MemoryService::Service {
   void SetLease(const std::string& key, uint64_t lease) {
     std::lock_guard lock(mutex_);
     sessions_[key].lease = lease;
+  }
+  void LetLeaseRunOut(const std::string& key) {
+    std::lock_guard lock(mutex_);
+    sessions_[key].has_run_out = true;
   }
   // Another holder takes the session, as after a lease that ran out.
   void TakeOver(const std::string& key) {
@@ -644,6 +691,7 @@ class MapMemory final : public memory::v1::MemoryService::Service {
 
   std::mutex mutex_;
   std::map<std::string, Stored> sessions_;
+  std::vector<memory::v1::CompactSessionRequest> compacted_;
   uint64_t last_lease_ = 0;
   int made_ = 0;
 };

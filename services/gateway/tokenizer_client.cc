@@ -94,11 +94,11 @@ absl::StatusOr<tv1::EncodeChatResponse> TokenizerClient::EncodeChat(
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> TokenizerClient::Encode(
-    const std::string& model, absl::Span<const std::string> texts,
+    const std::string& model, absl::Span<const std::string> texts, bool add_special_tokens,
     const trace::RequestContext& request, absl::Time deadline) {
   tv1::EncodeRequest encode;
   encode.set_model(model);
-  encode.set_add_special_tokens(true);
+  encode.set_add_special_tokens(add_special_tokens);
   for (const std::string& text : texts) encode.add_texts(text);
   tv1::EncodeResponse response;
   RETURN_IF_ERROR(CallUpstream(

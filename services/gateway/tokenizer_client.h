@@ -41,9 +41,10 @@ class TokenizerClient {
       const tokenizer::v1::EncodeChatRequest& encode, const trace::RequestContext& request,
       absl::Time deadline);
 
-  // Encodes texts with the special tokens that the model expects around a prompt.
+  // Encodes texts, with or without the special tokens that the model expects around a prompt.
   absl::StatusOr<std::vector<std::vector<int32_t>>> Encode(const std::string& model,
                                                            absl::Span<const std::string> texts,
+                                                           bool add_special_tokens,
                                                            const trace::RequestContext& request,
                                                            absl::Time deadline);
 

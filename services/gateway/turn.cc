@@ -18,8 +18,11 @@ namespace iv1 = inference::v1;
 constexpr absl::Duration kTick = absl::Milliseconds(50);
 // Responses taken before what they say is written, where the client is slower than the executor.
 constexpr int kMaxBatch = 64;
-// How long a turn whose text is complete waits for the executor to store the memory.
+// How long a turn whose text is complete waits for the executor to store the memory: so long, and
+// longer by the bytes that all of it may have. An executor that knows that nothing will come of it
+// says so earlier.
 constexpr absl::Duration kLastWordPatience = absl::Seconds(2);
+constexpr int64_t kMinStoredBytesPerSecond = int64_t{20} << 20;
 
 }  // namespace
 
@@ -246,7 +249,10 @@ void Turn::AwaitLastWord(AnswerSink& sink) {
   if (answer.stopped_by_string() && !has_last_word_) {
     parts_.generation->Finish(0, static_cast<int>(answer.TokensOfText().size()));
   }
-  const absl::Time until = std::min(parts_.caller.deadline, absl::Now() + kLastWordPatience);
+  const int64_t bytes = (num_prompt_tokens_ + num_tokens_) * parts_.kv_bytes_per_token;
+  const absl::Duration patience =
+      kLastWordPatience + absl::Milliseconds(1000 * bytes / kMinStoredBytesPerSecond);
+  const absl::Time until = std::min(parts_.caller.deadline, absl::Now() + patience);
   while (!has_last_word_ && !lost_last_word_ && absl::Now() < until) {
     size_t call = 0;
     absl::Status status;
@@ -288,11 +294,14 @@ uint64_t Turn::Commit() {
   (*receipt_.mutable_ms())["commit"] = absl::ToDoubleMilliseconds(absl::Now() - begun);
   if (committed.ok()) {
     receipt_.set_persisted(true);
-    receipt_.clear_not_persisted_reason();
     receipt_.set_committed_version(committed->version());
     if (!committed->snapshot_lost_reason().empty()) {
       receipt_.set_snapshot_lost_reason(committed->snapshot_lost_reason());
+    } else if (!receipt_.not_persisted_reason().empty()) {
+      // What the executor could not store is the memory; text and tokens are stored now.
+      receipt_.set_snapshot_lost_reason(receipt_.not_persisted_reason());
     }
+    receipt_.clear_not_persisted_reason();
     return committed->version();
   }
   metrics_.unpersisted_turns.Increment();

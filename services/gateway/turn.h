@@ -58,6 +58,7 @@ class Turn final : public AnswerSource {
     std::unique_ptr<GenerationGroup> generation;
     std::unique_ptr<SessionPart> session;  // null: stateless
     std::shared_ptr<AnswerLog> log;        // null: nobody but the client gets the answer
+    int64_t kv_bytes_per_token = 0;        // of the model's memory
     const std::atomic<bool>* shutdown = nullptr;
   };
 

@@ -32,6 +32,7 @@ bool IsTurnId(absl::string_view id) {
 // that no tenant can name another's key.
 Family::Family(std::shared_ptr<const TenantKey> key, absl::string_view tenant, std::string name)
     : key_(std::move(key)),
+      tenant_(tenant),
       name_(std::move(name)),
       prefix_(absl::StrCat("mneme:2:{", tenant, "/", name_, "}:")),
       values_(key_->key.Derive(absl::StrCat("values of family ", name_))),
@@ -98,6 +99,15 @@ std::string Family::SealChunk(std::string payload, absl::string_view chunk_name)
 absl::StatusOr<std::string> Family::OpenChunk(std::string sealed,
                                               absl::string_view chunk_name) const {
   return crypto::Open(values_, std::move(sealed), ChunkKey(chunk_name));
+}
+
+std::string Family::SealFile(std::string content, absl::string_view chunk_name) const {
+  return crypto::Seal(values_, std::move(content), Key("d:", chunk_name));
+}
+
+absl::StatusOr<std::string> Family::OpenFile(std::string sealed,
+                                             absl::string_view chunk_name) const {
+  return crypto::Open(values_, std::move(sealed), Key("d:", chunk_name));
 }
 
 }  // namespace mneme::memory

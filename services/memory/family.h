@@ -25,6 +25,7 @@ class Family {
  public:
   Family(std::shared_ptr<const TenantKey> key, absl::string_view tenant, std::string name);
 
+  const std::string& tenant() const { return tenant_; }
   const std::string& name() const { return name_; }
   // Which data key it is sealed with; scripts refuse another.
   const std::string& key_id() const { return key_->id; }
@@ -53,11 +54,15 @@ class Family {
   absl::StatusOr<std::string> OpenManifest(std::string sealed, absl::string_view turn_id) const;
   std::string SealChunk(std::string payload, absl::string_view chunk_name) const;
   absl::StatusOr<std::string> OpenChunk(std::string sealed, absl::string_view chunk_name) const;
+  // The same of a chunk's file in the disk tier.
+  std::string SealFile(std::string content, absl::string_view chunk_name) const;
+  absl::StatusOr<std::string> OpenFile(std::string sealed, absl::string_view chunk_name) const;
 
  private:
   std::string Key(absl::string_view kind, absl::string_view rest = "") const;
 
   std::shared_ptr<const TenantKey> key_;
+  std::string tenant_;
   std::string name_;
   std::string prefix_;
   crypto::Key values_;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
+#include "services/memory/session_compaction.h"
 #include "services/memory/session_errors.h"
 #include "services/memory/session_history.h"
 #include "services/memory/snapshot_check.h"
@@ -218,7 +219,11 @@ absl::StatusOr<v1::AcquireLeaseResponse> InMemorySessionStore::AcquireLease(
                   .holder = request.holder(),
                   .request_id = request.request_id(),
                   .until_ms = now_ms + request.ttl_ms()};
-  Use(request.tenant(), *entry, now_ms);
+  if (request.idle()) {
+    Prolong(request.tenant(), *entry);
+  } else {
+    Use(request.tenant(), *entry, now_ms);
+  }
   response.set_lease_token(last_lease_token_);
   response.set_executor(entry->executor);
   response.set_snapshot_version(SnapshotVersion(*entry, entry->turns.size()));
@@ -284,7 +289,8 @@ absl::StatusOr<v1::CommitTurnResponse> InMemorySessionStore::CommitTurn(
     stored->turn.set_committed_unix_ms(now_ms);
     stored->turn.clear_snapshot_tokens();
     if (!request.snapshot_id().empty()) {
-      const absl::string_view reason = Attach(*entry, request, now_ms, *stored);
+      const absl::string_view reason =
+          Attach(*entry, request.snapshot_id(), request.lease_token(), now_ms, *stored);
       response.set_snapshot_lost_reason(std::string(reason));
     }
     entry->turns.push_back(std::move(stored));
@@ -305,16 +311,17 @@ absl::StatusOr<v1::CommitTurnResponse> InMemorySessionStore::CommitTurn(
   return response;
 }
 
-absl::string_view InMemorySessionStore::Attach(Entry& entry, const v1::CommitTurnRequest& request,
-                                               int64_t now_ms, StoredTurn& turn) {
+absl::string_view InMemorySessionStore::Attach(Entry& entry, const std::string& snapshot_id,
+                                               uint64_t lease_token, int64_t now_ms,
+                                               StoredTurn& turn) {
   Family& family = *entry.family;
-  const auto found = family.staged.find(request.snapshot_id());
+  const auto found = family.staged.find(snapshot_id);
   if (found == family.staged.end()) return kStagedIsGone;
   // Attached or not, it can be of no other turn.
   const Staged staged = std::move(found->second);
   family.staged.erase(found);
   if (IsOver(staged.expires_at_ms, now_ms)) return kStagedIsGone;
-  if (staged.lease_token != request.lease_token()) return kStagedUnderOtherLease;
+  if (staged.lease_token != lease_token) return kStagedUnderOtherLease;
   for (const snapshot::v1::Chunk& chunk : staged.manifest->chunks()) {
     const auto stored = family.chunks.find(chunk.digest());
     if (stored == family.chunks.end() || IsOver(stored->second.expires_at_ms, now_ms)) {
@@ -354,6 +361,7 @@ class InMemorySessionStore::Staging final : public SnapshotStaging {
       stored.payload = std::move(*chunk.mutable_payload());
       new_bytes_ += size;
     }
+    stored.is_on_disk = false;
     if (is_new || stored.expires_at_ms != 0) stored.expires_at_ms = ExpiryFrom(now_ms);
     return absl::OkStatus();
   }
@@ -407,7 +415,7 @@ absl::Status InMemorySessionStore::FetchSnapshot(const v1::FetchSnapshotRequest&
   std::vector<v1::FetchSnapshotResponse> parts(1);
   {
     sync::MutexLock lock(mutex_);
-    const Entry* entry = Find(request, absl::ToUnixMillis(clock_.Now()));
+    Entry* entry = Find(request, absl::ToUnixMillis(clock_.Now()));
     if (entry == nullptr) return NoSuchSession(request.session_id());
     if (request.version() > entry->turns.size()) {
       return absl::NotFoundError(NoSuchVersion(request.session_id(), request.version()).message());
@@ -429,16 +437,73 @@ absl::Status InMemorySessionStore::FetchSnapshot(const v1::FetchSnapshotRequest&
       parts.emplace_back().mutable_chunk()->set_index(i);
     }
     for (const int position : positions) parts.emplace_back().mutable_chunk()->set_index(position);
+    if (request.manifest_only()) parts.resize(1);
+    int64_t in_redis = 0;
+    for (const FamilyUse& use : FamiliesByUse(0)) in_redis += use.family->Bytes(/*on_disk=*/false);
     for (size_t i = 1; i < parts.size(); ++i) {
       auto* chunk = parts[i].mutable_chunk();
-      chunk->set_payload(
-          entry->family->chunks.at(manifest.chunks(chunk->index()).digest()).payload);
-      chunk->set_tier("redis");
+      StoredChunk& stored = entry->family->chunks.at(manifest.chunks(chunk->index()).digest());
+      chunk->set_payload(stored.payload);
+      chunk->set_tier(stored.is_on_disk ? "disk" : "redis");
+      const auto size = static_cast<int64_t>(stored.payload.size());
+      if (!stored.is_on_disk) continue;
+      if (options_.redis_budget_bytes > 0 && in_redis + size > options_.redis_budget_bytes) {
+        continue;
+      }
+      stored.is_on_disk = false;
+      in_redis += size;
     }
   }
-  if (request.manifest_only()) parts.resize(1);
   for (v1::FetchSnapshotResponse& part : parts) RETURN_IF_ERROR(sink(std::move(part)));
   return absl::OkStatus();
+}
+
+bool InMemorySessionStore::IsShared(const Entry& entry,
+                                    const std::shared_ptr<const StoredTurn>& turn, int64_t now_ms) {
+  return std::any_of(entries_.begin(), entries_.end(), [&](const auto& item) {
+    const Entry& other = item.second;
+    return &other != &entry && other.family == entry.family &&
+           !IsOver(other.expires_at_ms, now_ms) &&
+           std::find(other.turns.begin(), other.turns.end(), turn) != other.turns.end();
+  });
+}
+
+absl::StatusOr<ReplacedSnapshot> InMemorySessionStore::ReplaceSnapshot(
+    const SnapshotReplacement& request, absl::Time) {
+  const int64_t now_ms = absl::ToUnixMillis(clock_.Now());
+  ReplacedSnapshot replaced;
+  sync::MutexLock lock(mutex_);
+  ASSIGN_OR_RETURN(Entry * entry,
+                   Leased({request.tenant, request.session_id}, request.lease_token, now_ms));
+  const uint64_t head = entry->turns.size();
+  if (request.version != head) return StaleVersion(request.session_id, request.version, head);
+  const uint64_t at = request.snapshot_version;
+  if (at == 0 || SnapshotVersion(*entry, head) != at) {
+    return ReplacementIsGone(request.session_id, "its snapshot was dropped");
+  }
+  if (!request.snapshot_id.empty()) {
+    auto turn = std::make_shared<StoredTurn>(*entry->turns[at - 1]);
+    const absl::string_view reason =
+        Attach(*entry, request.snapshot_id, request.lease_token, now_ms, *turn);
+    if (!reason.empty()) return ReplacementIsGone(request.session_id, reason);
+    entry->turns[at - 1] = std::move(turn);
+  }
+  if (request.memory_policy.has_value()) {
+    *entry->session.mutable_memory_policy() = *request.memory_policy;
+  }
+  for (uint64_t i = 0; request.drop_older_snapshots && i + 1 < at; ++i) {
+    if (entry->turns[i]->manifest == nullptr || IsShared(*entry, entry->turns[i], now_ms)) continue;
+    auto bare = std::make_shared<StoredTurn>(*entry->turns[i]);
+    bare->manifest = nullptr;
+    bare->turn.clear_snapshot_tokens();
+    entry->turns[i] = std::move(bare);
+    ++replaced.num_dropped;
+  }
+  SetVersion(*entry);
+  entry->lease = {};
+  Prolong(request.tenant, *entry);
+  replaced.session = entry->session;
+  return replaced;
 }
 
 absl::StatusOr<v1::ForkSessionResponse> InMemorySessionStore::ForkSession(
@@ -557,7 +622,9 @@ absl::StatusOr<v1::DescribeSessionResponse> InMemorySessionStore::DescribeSessio
   }
   int64_t shared_bytes = 0;
   for (const auto& [digest, bytes] : all) {
-    (*response.mutable_bytes_by_tier())["redis"] += bytes;
+    const auto stored = entry->family->chunks.find(digest);
+    const bool is_on_disk = stored != entry->family->chunks.end() && stored->second.is_on_disk;
+    (*response.mutable_bytes_by_tier())[is_on_disk ? "disk" : "redis"] += bytes;
     if (shared.count(digest) > 0) shared_bytes += bytes;
   }
   response.set_shared_bytes(shared_bytes);
@@ -672,8 +739,17 @@ absl::StatusOr<std::unique_ptr<SessionImport>> InMemorySessionStore::ImportSessi
   return std::make_unique<Import>(*this, tenant);
 }
 
-absl::Status InMemorySessionStore::Sweep(absl::Time) {
+absl::Status InMemorySessionStore::Sweep(absl::Time deadline) {
   const int64_t now_ms = absl::ToUnixMillis(clock_.Now());
+  DropUnlisted(now_ms);
+  RoundIdle(now_ms, deadline);
+  DropUnlisted(now_ms);
+  sync::MutexLock lock(mutex_);
+  KeepToBudgets(now_ms);
+  return absl::OkStatus();
+}
+
+void InMemorySessionStore::DropUnlisted(int64_t now_ms) {
   sync::MutexLock lock(mutex_);
   std::erase_if(entries_,
                 [&](const auto& item) { return IsOver(item.second.expires_at_ms, now_ms); });
@@ -697,7 +773,121 @@ absl::Status InMemorySessionStore::Sweep(absl::Time) {
       return !waits && digests.count(item.first) == 0;
     });
   }
-  return absl::OkStatus();
+}
+
+void InMemorySessionStore::RoundIdle(int64_t now_ms, absl::Time deadline) {
+  if (options_.redis_budget_bytes == 0 || disk_budget_bytes_.has_value() || !options_.is_elastic) {
+    return;
+  }
+  std::vector<FamilyUse> uses;
+  {
+    sync::MutexLock lock(mutex_);
+    uses = FamiliesByUse(now_ms);
+  }
+  for (const FamilyUse& use : uses) {
+    std::vector<Key> idle;
+    {
+      sync::MutexLock lock(mutex_);
+      int64_t in_redis = 0;
+      for (const FamilyUse& each : FamiliesByUse(now_ms)) in_redis += each.family->Bytes(false);
+      if (in_redis <= options_.redis_budget_bytes) return;
+      for (const auto& [key, entry] : entries_) {
+        if (entry.family.get() == use.family && !entry.session.pinned() &&
+            options_.is_elastic(key.first, entry.session.model())) {
+          idle.push_back(key);
+        }
+      }
+    }
+    for (const Key& key : idle) {
+      RoundIdleSession(*this, key.first, key.second, deadline).IgnoreError();
+    }
+    DropUnlisted(now_ms);
+  }
+}
+
+int64_t InMemorySessionStore::Family::Bytes(bool on_disk) const {
+  int64_t bytes = 0;
+  for (const auto& [digest, chunk] : chunks) {
+    if (chunk.expires_at_ms == 0 && chunk.is_on_disk == on_disk) {
+      bytes += static_cast<int64_t>(chunk.payload.size());
+    }
+  }
+  return bytes;
+}
+
+std::vector<InMemorySessionStore::FamilyUse> InMemorySessionStore::FamiliesByUse(int64_t now_ms) {
+  std::map<Family*, FamilyUse> by_family;
+  for (const auto& [key, entry] : entries_) {
+    FamilyUse& use = by_family[entry.family.get()];
+    use.family = entry.family.get();
+    use.order = std::max(use.order, entry.order);
+    use.is_pinned = use.is_pinned || entry.session.pinned();
+    use.is_leased = use.is_leased || (entry.lease.token != 0 && entry.lease.until_ms > now_ms);
+  }
+  std::vector<FamilyUse> uses;
+  for (const auto& [family, use] : by_family) uses.push_back(use);
+  std::sort(uses.begin(), uses.end(),
+            [](const FamilyUse& a, const FamilyUse& b) { return a.order < b.order; });
+  return uses;
+}
+
+// As RedisTiers does, by payload bytes.
+void InMemorySessionStore::KeepToBudgets(int64_t now_ms) {
+  const std::vector<FamilyUse> uses = FamiliesByUse(now_ms);
+  int64_t in_redis = 0;
+  int64_t on_disk = 0;
+  for (const FamilyUse& use : uses) {
+    in_redis += use.family->Bytes(/*on_disk=*/false);
+    on_disk += use.family->Bytes(/*on_disk=*/true);
+  }
+  const int64_t budget = options_.redis_budget_bytes;
+  const bool has_disk = disk_budget_bytes_.has_value();
+  const bool is_over = budget > 0 && in_redis > budget;
+  for (const bool may_be_pinned : {false, true}) {
+    if (!is_over || (may_be_pinned && !has_disk)) break;
+    const int64_t limit = may_be_pinned || !has_disk ? budget : budget - budget / 8;
+    for (const FamilyUse& use : uses) {
+      if (in_redis <= limit) break;
+      if (use.is_leased || (use.is_pinned && !may_be_pinned)) continue;
+      const int64_t bytes = use.family->Bytes(/*on_disk=*/false);
+      in_redis -= bytes;
+      if (!has_disk) {
+        DropSnapshots(use.family);
+        continue;
+      }
+      on_disk += bytes;
+      for (auto& [digest, chunk] : use.family->chunks) {
+        if (chunk.expires_at_ms == 0) chunk.is_on_disk = true;
+      }
+    }
+  }
+  if (disk_budget_bytes_.value_or(0) == 0) return;
+  for (const FamilyUse& use : uses) {
+    if (on_disk <= *disk_budget_bytes_) break;
+    const int64_t bytes = use.family->Bytes(/*on_disk=*/true);
+    if (bytes == 0 || use.is_leased || use.is_pinned) continue;
+    on_disk -= bytes;
+    DropSnapshots(use.family);
+  }
+}
+
+void InMemorySessionStore::DropSnapshots(const Family* family) {
+  std::map<std::shared_ptr<const StoredTurn>, std::shared_ptr<const StoredTurn>> without;
+  for (auto& [key, entry] : entries_) {
+    if (entry.family.get() != family) continue;
+    for (auto& turn : entry.turns) {
+      if (turn->manifest == nullptr) continue;
+      std::shared_ptr<const StoredTurn>& bare = without[turn];
+      if (bare == nullptr) {
+        auto copy = std::make_shared<StoredTurn>(*turn);
+        copy->manifest = nullptr;
+        bare = std::move(copy);
+      }
+      turn = bare;
+    }
+    entry.family->chunks.clear();
+    SetVersion(entry);
+  }
 }
 
 absl::Status InMemorySessionStore::CheckReady(absl::Time) { return absl::OkStatus(); }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,9 +20,11 @@ namespace mneme::memory {
 // Thread-safe; deadlines are met by never waiting.
 class InMemorySessionStore final : public SessionStore {
  public:
-  // `clock` must outlive the store.
-  InMemorySessionStore(const clock::Clock& clock, StoreOptions options)
-      : clock_(clock), options_(std::move(options)) {}
+  // `clock` must outlive the store. Without `disk_budget_bytes` there is no disk tier; 0: it has no
+  // bound. What is said to be on disk is in memory too.
+  InMemorySessionStore(const clock::Clock& clock, StoreOptions options,
+                       std::optional<int64_t> disk_budget_bytes = std::nullopt)
+      : clock_(clock), options_(std::move(options)), disk_budget_bytes_(disk_budget_bytes) {}
 
   absl::StatusOr<v1::CreateSessionResponse> CreateSession(const v1::CreateSessionRequest& request,
                                                           absl::Time deadline) override;
@@ -43,6 +46,8 @@ class InMemorySessionStore final : public SessionStore {
       const v1::StageSnapshotRequest::Header& header, absl::Time deadline) override;
   absl::Status FetchSnapshot(const v1::FetchSnapshotRequest& request, const FetchSink& sink,
                              absl::Time deadline) override;
+  absl::StatusOr<ReplacedSnapshot> ReplaceSnapshot(const SnapshotReplacement& request,
+                                                   absl::Time deadline) override;
   absl::StatusOr<v1::ForkSessionResponse> ForkSession(const v1::ForkSessionRequest& request,
                                                       absl::Time deadline) override;
   absl::StatusOr<v1::RewindSessionResponse> RewindSession(const v1::RewindSessionRequest& request,
@@ -81,6 +86,7 @@ class InMemorySessionStore final : public SessionStore {
   struct StoredChunk {
     std::string payload;
     int64_t expires_at_ms = 0;  // 0: a turn lists it, or did
+    bool is_on_disk = false;
   };
   struct Staged {
     uint64_t lease_token = 0;
@@ -91,6 +97,9 @@ class InMemorySessionStore final : public SessionStore {
   struct Family {
     std::map<std::string, StoredChunk> chunks;  // by digest
     std::map<std::string, Staged> staged;
+
+    // Of listed chunks.
+    int64_t Bytes(bool on_disk) const;
   };
   struct Entry {
     v1::Session session;
@@ -123,11 +132,30 @@ class InMemorySessionStore final : public SessionStore {
   absl::StatusOr<Entry*> Leased(const Key& key, uint64_t lease_token, int64_t now_ms)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Attaches a staged snapshot to a turn; returns why that cannot be, "" if it was done.
-  static absl::string_view Attach(Entry& entry, const v1::CommitTurnRequest& request,
-                                  int64_t now_ms, StoredTurn& turn);
+  static absl::string_view Attach(Entry& entry, const std::string& snapshot_id,
+                                  uint64_t lease_token, int64_t now_ms, StoredTurn& turn);
+  // Says whether another session has the turn, too.
+  bool IsShared(const Entry& entry, const std::shared_ptr<const StoredTurn>& turn, int64_t now_ms)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // A family in the order of use, and whether it must stay where it is.
+  struct FamilyUse {
+    Family* family = nullptr;
+    int64_t order = 0;  // of the last use of any of its sessions
+    bool is_leased = false;
+    bool is_pinned = false;
+  };
+  std::vector<FamilyUse> FamiliesByUse(int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Removes what has expired, and chunks that nothing lists.
+  void DropUnlisted(int64_t now_ms);
+  // As RedisSessionStore does.
+  void RoundIdle(int64_t now_ms, absl::Time deadline);
+  void KeepToBudgets(int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropSnapshots(const Family* family) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const clock::Clock& clock_;
   const StoreOptions options_;
+  const std::optional<int64_t> disk_budget_bytes_;
   sync::Mutex mutex_;
   std::map<Key, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_lease_token_ ABSL_GUARDED_BY(mutex_) = 0;

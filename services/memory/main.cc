@@ -3,13 +3,18 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/crypto/sha256.h"
+#include "common/log/log.h"
 #include "common/redis/client.h"
 #include "common/redis/config.h"
 #include "common/rpc/server.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "mneme/memory/v1/config.pb.h"
+#include "services/memory/disk_tier.h"
 #include "services/memory/master_key.h"
 #include "services/memory/memory_metrics.h"
 #include "services/memory/memory_plans.h"
@@ -39,9 +44,11 @@ absl::StatusOr<StoreOptions> OptionsOf(const v1::MemoryConfig& config) {
   if (config.tiers().redis_budget_bytes() < 0) {
     return absl::InvalidArgumentError("tiers.redis_budget_bytes is negative");
   }
-  if (!config.tiers().disk_path().empty() || config.tiers().disk_budget_bytes() != 0) {
-    return absl::UnimplementedError(
-        "there is no disk tier yet: leave tiers.disk_path and tiers.disk_budget_bytes out");
+  if (config.tiers().disk_budget_bytes() < 0) {
+    return absl::InvalidArgumentError("tiers.disk_budget_bytes is negative");
+  }
+  if (config.tiers().disk_budget_bytes() > 0 && config.tiers().disk_path().empty()) {
+    return absl::InvalidArgumentError("tiers.disk_budget_bytes needs tiers.disk_path");
   }
   StoreOptions options{
       .default_ttl_seconds = config.default_ttl_seconds(),
@@ -51,6 +58,15 @@ absl::StatusOr<StoreOptions> OptionsOf(const v1::MemoryConfig& config) {
       .default_quota = config.default_quota()};
   for (const auto& [tenant, quota] : config.quotas()) options.quotas[tenant] = quota;
   return options;
+}
+
+// What the services that know the same sessions have in common: the key that opens them, and the
+// database that they are in.
+std::string StoreId(const crypto::Key& master_key, const v1::MemoryConfig& config) {
+  constexpr size_t kDigits = 32;
+  return absl::BytesToHexString(crypto::Mac(master_key, absl::StrCat("disk tier of database ",
+                                                                     config.redis().database())))
+      .substr(0, kDigits);
 }
 
 absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
@@ -65,12 +81,30 @@ absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
   // not there yet) is the readiness check's.
   const absl::Status opens = keys.Check(absl::Now() + kReadinessTimeout);
   if (status::PayloadOf(opens, status::kReasonPayload) == kWrongMasterKey) return opens;
-  RedisSessionStore store(redis, keys, std::move(options), metrics.redis_errors());
+  std::unique_ptr<DiskTier> disk;
+  if (!config.tiers().disk_path().empty()) {
+    disk = std::make_unique<DiskTier>(
+        DiskTierOptions{.path = config.tiers().disk_path(),
+                        .budget_bytes = config.tiers().disk_budget_bytes(),
+                        .store_id = StoreId(master_key, config)},
+        metrics);
+    // Another store's folder is a mistake; one that cannot be reached yet may come.
+    const absl::Status opened = disk->Open();
+    if (absl::IsFailedPrecondition(opened)) return opened;
+    if (!opened.ok()) {
+      log::Error("the disk tier does not work, it is tried again with every sweep",
+                 {{"error", std::string(opened.message())}});
+    }
+  }
+  const MemoryPlans plans({config.plan_defaults().begin(), config.plan_defaults().end()});
+  options.is_elastic = [&plans](const std::string& tenant, const std::string& model) {
+    return plans.IsElastic(tenant, model);
+  };
+  RedisSessionStore store(redis, keys, std::move(options), metrics, disk.get());
   const Sweeper sweeper(
       store, absl::Milliseconds(config.sweep_interval_ms() > 0 ? config.sweep_interval_ms()
                                                                : kDefaultSweepIntervalMs));
-  MemoryServiceImpl service(
-      store, MemoryPlans({config.plan_defaults().begin(), config.plan_defaults().end()}), metrics);
+  MemoryServiceImpl service(store, plans, metrics);
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
                    rpc::Server::Start({.listen = config.listen(),
                                        .tls_certificate = config.tls_certificate(),

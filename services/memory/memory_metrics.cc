@@ -5,6 +5,14 @@
 #include "common/status/annotate.h"
 
 namespace mneme::memory {
+namespace {
+
+constexpr char kTierBytes[] = "mneme_memory_tier_bytes";
+constexpr char kTierBytesHelp[] =
+    "Bytes of committed chunks: payload in Redis, files of this service's disk tier. As of the "
+    "last sweep.";
+
+}  // namespace
 
 MemoryMetrics::MemoryMetrics(metrics::Registry& registry)
     : registry_(registry),
@@ -13,7 +21,19 @@ MemoryMetrics::MemoryMetrics(metrics::Registry& registry)
       staged_bytes_(registry.AddCounter("mneme_memory_staged_bytes_total",
                                         "Payload bytes of chunks that were stored anew.")),
       fetched_bytes_(registry.AddCounter("mneme_memory_fetched_bytes_total",
-                                         "Payload bytes of chunks that were sent out.")) {
+                                         "Payload bytes of chunks that were sent out.")),
+      demoted_bytes_(registry.AddCounter("mneme_memory_demoted_bytes_total",
+                                         "Payload bytes that went from Redis to disk.")),
+      promoted_bytes_(registry.AddCounter("mneme_memory_promoted_bytes_total",
+                                          "Payload bytes that came back from disk to Redis.")),
+      dropped_bytes_(registry.AddCounter(
+          "mneme_memory_dropped_bytes_total",
+          "Payload bytes of snapshots that were dropped to keep to a tier's budget.")),
+      compacted_bytes_(registry.AddCounter(
+          "mneme_memory_compacted_bytes_total",
+          "Payload bytes by which sessions' snapshots were made smaller on request.")),
+      redis_bytes_(registry.AddGauge(kTierBytes, kTierBytesHelp, {{"tier", "redis"}})),
+      disk_bytes_(registry.AddGauge(kTierBytes, kTierBytesHelp, {{"tier", "disk"}})) {
   // Those that dashboards ask for are there from the start, at zero.
   for (const char* outcome : {"granted", "session_busy"}) {
     registry_.AddCounter("mneme_memory_leases_total", "Tries to take a lease, by outcome.",
@@ -21,6 +41,10 @@ MemoryMetrics::MemoryMetrics(metrics::Registry& registry)
   }
   registry_.AddCounter("mneme_memory_commits_total", "Tries to commit a turn, by outcome.",
                        {{"outcome", "committed"}});
+  for (const char* operation : {"open", "write", "read", "damaged", "missing", "elsewhere"}) {
+    registry_.AddCounter("mneme_memory_disk_errors_total",
+                         "Failures of the disk tier, by operation.", {{"operation", operation}});
+  }
 }
 
 void MemoryMetrics::CountCall(absl::string_view method, const absl::Status& status,
@@ -47,6 +71,13 @@ void MemoryMetrics::CountCommit(absl::string_view outcome) {
   registry_
       .AddCounter("mneme_memory_commits_total", "Tries to commit a turn, by outcome.",
                   {{"outcome", std::string(outcome)}})
+      .Increment();
+}
+
+void MemoryMetrics::CountDiskError(absl::string_view operation) {
+  registry_
+      .AddCounter("mneme_memory_disk_errors_total", "Failures of the disk tier, by operation.",
+                  {{"operation", std::string(operation)}})
       .Increment();
 }
 

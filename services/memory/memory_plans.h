@@ -1,6 +1,7 @@
 // How a session's memory is to be kept, out of all that have a say.
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -18,11 +19,17 @@ class MemoryPlans {
   explicit MemoryPlans(std::vector<v1::PlanDefault> defaults) : defaults_(std::move(defaults)) {}
 
   // Returns the plan of a turn: the policy comes from the request, else the session, else the
-  // defaults; the encoding from the defaults. What nobody has chosen stays unset, and is the
-  // model's.
+  // defaults; encoding and elasticity from the defaults. What nobody has chosen stays unset, and is
+  // the model's.
   v1::MemoryPlan Of(const v1::AcquireLeaseRequest& request, const v1::Session& session) const;
 
+  // Says whether idle sessions of a tenant and model may be rounded.
+  bool IsElastic(const std::string& tenant, const std::string& model) const;
+
  private:
+  // Returns the default that holds; null: none does.
+  const v1::PlanDefault* Find(const std::string& tenant, const std::string& model) const;
+
   std::vector<v1::PlanDefault> defaults_;
 };
 

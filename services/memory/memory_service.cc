@@ -11,6 +11,7 @@
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 #include "services/memory/request_check.h"
+#include "services/memory/session_compaction.h"
 #include "services/memory/session_transfer.h"
 
 namespace mneme::memory {
@@ -165,6 +166,22 @@ grpc::Status MemoryServiceImpl::RewindSession(grpc::ServerContext* context,
                                               v1::RewindSessionResponse* response) {
   return rpc::Reply(Call("RewindSession", *context, *request, &SessionStore::RewindSession),
                     response);
+}
+
+grpc::Status MemoryServiceImpl::CompactSession(grpc::ServerContext* context,
+                                               const v1::CompactSessionRequest* request,
+                                               v1::CompactSessionResponse* response) {
+  const absl::Time start = absl::Now();
+  v1::CompactSessionRequest normalized = *request;
+  const absl::Status checked = Normalize(&normalized);
+  absl::StatusOr<v1::CompactSessionResponse> result =
+      checked.ok() ? memory::CompactSession(store_, normalized, rpc::DeadlineOf(*context))
+                   : checked;
+  Note("CompactSession", *context, result.status(), start);
+  if (result.ok()) {
+    metrics_.CountCompactedBytes(result->kv_bytes_before() - result->kv_bytes_after());
+  }
+  return rpc::Reply(std::move(result), response);
 }
 
 grpc::Status MemoryServiceImpl::DescribeSession(grpc::ServerContext* context,

@@ -43,6 +43,9 @@ class MemoryServiceImpl final : public v1::MemoryService::Service {
                            v1::ForkSessionResponse* response) override;
   grpc::Status RewindSession(grpc::ServerContext* context, const v1::RewindSessionRequest* request,
                              v1::RewindSessionResponse* response) override;
+  grpc::Status CompactSession(grpc::ServerContext* context,
+                              const v1::CompactSessionRequest* request,
+                              v1::CompactSessionResponse* response) override;
   grpc::Status DescribeSession(grpc::ServerContext* context,
                                const v1::DescribeSessionRequest* request,
                                v1::DescribeSessionResponse* response) override;

@@ -155,6 +155,46 @@ TEST_F(MemoryServiceTest, SnapshotGoesThroughTheStubAndBack) {
   EXPECT_THAT(text, HasSubstr(absl::StrCat("mneme_memory_fetched_bytes_total ", 1000 + (1 << 20))));
 }
 
+TEST_F(MemoryServiceTest, CompactionGoesThroughTheStubAndIsCounted) {
+  const auto lease = Acquire(AcquireOf("s"));
+  std::vector<v1::StageSnapshotRequest> parts(3);
+  parts[0].mutable_header()->set_tenant("t");
+  parts[0].mutable_header()->set_session_id("s");
+  parts[0].mutable_header()->set_lease_token(lease->lease_token());
+  // Ten entries of one head of 8 numbers.
+  constexpr size_t kBytes = size_t{10} * 2 * 8 * 4;
+  v1::ChunkPayload& chunk = *parts[1].mutable_chunk();
+  chunk = ChunkOf(PayloadOf("a", kBytes), 0);
+  chunk.mutable_chunk()->set_encoding(snapshot::v1::ENCODING_FLOAT32);
+  snapshot::v1::Manifest& manifest = *parts[2].mutable_manifest();
+  manifest.set_format_version(1);
+  manifest.mutable_lineage()->set_policy("full");
+  manifest.mutable_shape()->set_num_layers(1);
+  manifest.mutable_shape()->set_num_kv_heads(1);
+  manifest.mutable_shape()->set_head_size(8);
+  manifest.set_num_tokens(10);
+  manifest.add_held()->add_lengths(0);
+  manifest.mutable_held(0)->add_lengths(10);
+  *manifest.add_chunks() = chunk.chunk();
+  const auto staged = Send(parts);
+  ASSERT_TRUE(staged.ok()) << staged.status();
+  v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "one");
+  commit.set_snapshot_id(staged->snapshot_id());
+  commit.set_release(true);
+  ASSERT_TRUE(Commit(commit).ok());
+
+  v1::CompactSessionRequest request;
+  request.set_tenant("t");
+  request.set_session_id("s");
+  request.set_encoding(snapshot::v1::ENCODING_INT8);
+  const auto compacted = Call(&v1::MemoryService::StubInterface::CompactSession, request);
+  ASSERT_TRUE(compacted.ok()) << compacted.status();
+  EXPECT_EQ(compacted->kv_bytes_before(), static_cast<int64_t>(kBytes));
+  EXPECT_EQ(compacted->kv_bytes_after(), 10 * 2 * (8 + 4));
+  EXPECT_EQ(compacted->session().version(), 1u);
+  EXPECT_THAT(registry_.Text(), HasSubstr("mneme_memory_compacted_bytes_total 400\n"));
+}
+
 TEST_F(MemoryServiceTest, StagingThatIsNotAsItMustBeIsRefused) {
   const uint64_t token = Acquire(AcquireOf("s"))->lease_token();
   v1::StageSnapshotRequest header;
@@ -226,6 +266,7 @@ TEST_F(MemoryServiceTest, PlanComesFromTheRequestElseTheSessionElseTheDefaults) 
   fits.set_model("m");
   fits.mutable_policy()->mutable_window()->set_recent(10);
   fits.set_encoding(snapshot::v1::ENCODING_INT8);
+  fits.set_elastic(true);
   v1::PlanDefault late;
   late.mutable_policy()->mutable_window()->set_recent(20);
   const MemoryPlans plans({other, fits, late});
@@ -234,6 +275,10 @@ TEST_F(MemoryServiceTest, PlanComesFromTheRequestElseTheSessionElseTheDefaults) 
   session.set_model("m");
   EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 10);
   EXPECT_EQ(plans.Of(request, session).encoding(), snapshot::v1::ENCODING_INT8);
+  EXPECT_TRUE(plans.Of(request, session).elastic());
+  EXPECT_TRUE(plans.IsElastic("t", "m"));
+  EXPECT_FALSE(plans.IsElastic("t2", "m"));
+  EXPECT_FALSE(plans.IsElastic("t", "another"));
   session.set_model("another");
   EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 20);
   session.mutable_memory_policy()->mutable_window()->set_recent(30);
@@ -307,6 +352,28 @@ TEST_F(MemoryServiceTest, BadFieldsAreRefusedByName) {
   list.set_page_size(1);
   list.set_page_token("mine");
   ExpectInvalid(Call(&v1::MemoryService::StubInterface::ListSessions, list), "page_token");
+
+  const auto compact = [this](const v1::CompactSessionRequest& request) {
+    return Call(&v1::MemoryService::StubInterface::CompactSession, request);
+  };
+  v1::CompactSessionRequest request;
+  request.set_tenant("t");
+  request.set_session_id("s");
+  ExpectInvalid(compact(request), "memory_policy");
+  for (const int wrong : {1, 2, 5, -1}) {
+    request.set_encoding(static_cast<snapshot::v1::Encoding>(wrong));
+    ExpectInvalid(compact(request), "encoding");
+  }
+  request.clear_encoding();
+  request.mutable_memory_policy();
+  ExpectInvalid(compact(request), "memory_policy");
+  request.mutable_memory_policy()->mutable_window();
+  ExpectInvalid(compact(request), "memory_policy.window.recent");
+  request.mutable_memory_policy()->mutable_window()->set_recent(1);
+  request.mutable_memory_policy()->mutable_window()->set_sinks(-1);
+  ExpectInvalid(compact(request), "memory_policy.window.sinks");
+  request.mutable_memory_policy()->mutable_window()->set_sinks(0);
+  EXPECT_TRUE(absl::IsNotFound(compact(request).status()));
 }
 
 TEST_F(MemoryServiceTest, MadeUpIdIsNewEachTimeUnlessTheRequestIsTheSame) {

@@ -83,7 +83,7 @@ absl::Status ChunkWriter::Take(absl::StatusOr<Stored> stored) {
   for (const snapshot::v1::Chunk& chunk : stored->chunks) sent_.Add(chunk);
   for (std::string& key : stored->new_keys) new_keys_.push_back(std::move(key));
   new_bytes_ += stored->new_bytes;
-  kv_bytes_ += stored->new_bytes;
+  kv_bytes_ += stored->uncounted_bytes;
   const int64_t limit = options_.QuotaOf(tenant_).max_kv_bytes();
   if (limit > 0 && kv_bytes_ > limit) {
     Discard();
@@ -132,13 +132,18 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
     const std::string key = family_.ChunkKey(names.back());
     ask.push_back({"PEXPIRE", key, life_ms, "GT"});
     ask.push_back({"EXISTS", key});
+    ask.push_back({"HEXISTS", family_.Keys()[0], absl::StrCat("c:", names.back())});
   }
   RETURN_IF_ERROR(may_write_());
   ASSIGN_OR_RETURN(const std::vector<Reply> known, directory_.RunPipeline(ask, deadline_));
   std::vector<redis::Command> write;
-  std::vector<size_t> written;
+  struct Written {
+    size_t bytes;
+    bool is_counted;
+  };
+  std::vector<Written> written;
   for (size_t i = 0; i < batch.size(); ++i) {
-    if (known[2 * i + 1].Integer().value_or(0) != 0) continue;
+    if (known[3 * i + 1].Integer().value_or(0) != 0) continue;
     std::string* payload = batch[i].mutable_payload();
     const size_t num_bytes = payload->size();
     // A chunk that somebody else stores at this moment stays as it is, listed by a turn or not.
@@ -150,7 +155,9 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
     set.push_back("PX");
     set.push_back(life_ms);
     set.push_back("NX");
-    written.push_back(num_bytes);
+    // One that is on disk, or lost, was counted when a turn listed it.
+    const bool is_counted = known[3 * i + 2].Integer().value_or(0) != 0;
+    written.push_back({.bytes = num_bytes, .is_counted = is_counted});
     payload->clear();
     stored.new_keys.push_back(family_.ChunkKey(names[i]));
   }
@@ -165,7 +172,9 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
     return replies.status();
   }
   for (size_t i = 0; i < written.size(); ++i) {
-    if (!(*replies)[i].is_nil()) stored.new_bytes += static_cast<int64_t>(written[i]);
+    if ((*replies)[i].is_nil()) continue;
+    stored.new_bytes += static_cast<int64_t>(written[i].bytes);
+    if (!written[i].is_counted) stored.uncounted_bytes += static_cast<int64_t>(written[i].bytes);
   }
   return stored;
 }
@@ -179,43 +188,23 @@ std::string ChunkList(const Family& family, const snapshot::v1::Manifest& manife
   return list;
 }
 
-absl::Status FetchChunks(FamilyDirectory& directory, const Family& family,
-                         const std::string& session_id, const snapshot::v1::Manifest& manifest,
-                         const std::vector<int>& positions, const FetchSink& sink,
-                         absl::Time deadline) {
+absl::Status FetchChunks(ChunkSource& source, const Family& family, const std::string& session_id,
+                         const snapshot::v1::Manifest& manifest, const std::vector<int>& positions,
+                         const FetchSink& sink, absl::Time deadline) {
   struct Range {
     size_t begin;
     size_t end;
   };
-  using Payloads = absl::StatusOr<std::vector<std::string>>;
-  const auto fetch = [&](Range range) -> Payloads {
-    std::vector<redis::Command> commands;
-    std::vector<std::string> names;
-    for (size_t i = range.begin; i < range.end; ++i) {
-      names.push_back(family.ChunkName(manifest.chunks(positions[i]).digest()));
-      commands.push_back({"GET", family.ChunkKey(names.back())});
-    }
-    ASSIGN_OR_RETURN(std::vector<Reply> replies, directory.RunPipeline(commands, deadline));
-    std::vector<std::string> payloads;
-    for (size_t i = 0; i < replies.size(); ++i) {
-      const int position = positions[range.begin + i];
-      if (replies[i].is_nil()) return LostChunk(session_id, position, "Redis has not got it");
-      absl::StatusOr<std::string> payload = family.OpenChunk(replies[i].TakeText(), names[i]);
-      if (!payload.ok()) {
-        directory.RunPipeline({{"UNLINK", family.ChunkKey(names[i])}}, deadline)
-            .status()
-            .IgnoreError();
-        return LostChunk(session_id, position, payload.status().message());
-      }
-      if (payload->size() != manifest.chunks(position).num_bytes()) {
-        return LostChunk(session_id, position, "it has another size than its manifest says");
-      }
-      payloads.push_back(*std::move(payload));
-    }
-    return payloads;
+  using Chunks = absl::StatusOr<std::vector<ChunkSource::Found>>;
+  const auto fetch = [&](Range range) -> Chunks {
+    const auto begin = positions.begin();
+    return source.Read(
+        family, session_id, manifest,
+        {begin + static_cast<int64_t>(range.begin), begin + static_cast<int64_t>(range.end)},
+        deadline);
   };
 
-  std::deque<std::pair<Range, std::future<Payloads>>> ahead;
+  std::deque<std::pair<Range, std::future<Chunks>>> ahead;
   size_t next = 0;
   const auto read_ahead = [&] {
     Range range{next, next};
@@ -234,15 +223,15 @@ absl::Status FetchChunks(FamilyDirectory& directory, const Family& family,
     while (next < positions.size() && ahead.size() < kMaxRunning) read_ahead();
     if (ahead.empty()) return absl::OkStatus();
     const Range range = ahead.front().first;
-    Payloads payloads = ahead.front().second.get();
+    Chunks chunks = ahead.front().second.get();
     ahead.pop_front();
     if (next < positions.size()) read_ahead();
-    RETURN_IF_ERROR(payloads.status());
-    for (size_t i = 0; i < payloads->size(); ++i) {
+    RETURN_IF_ERROR(chunks.status());
+    for (size_t i = 0; i < chunks->size(); ++i) {
       v1::FetchSnapshotResponse part;
       part.mutable_chunk()->set_index(positions[range.begin + i]);
-      part.mutable_chunk()->set_payload(std::move((*payloads)[i]));
-      part.mutable_chunk()->set_tier("redis");
+      part.mutable_chunk()->set_payload(std::move((*chunks)[i].payload));
+      part.mutable_chunk()->set_tier((*chunks)[i].is_from_disk ? "disk" : "redis");
       RETURN_IF_ERROR(sink(std::move(part)));
     }
   }

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/memory/chunk_source.h"
 #include "services/memory/family.h"
 #include "services/memory/family_directory.h"
 #include "services/memory/session_store.h"
@@ -48,7 +49,8 @@ class ChunkWriter {
   struct Stored {
     std::vector<snapshot::v1::Chunk> chunks;
     std::vector<std::string> new_keys;
-    int64_t new_bytes = 0;
+    int64_t new_bytes = 0;        // that were not in Redis
+    int64_t uncounted_bytes = 0;  // of these, what the tenant's quota has not counted yet
   };
 
   absl::StatusOr<Stored> Store(Batch batch);
@@ -78,11 +80,10 @@ class ChunkWriter {
 // Returns a manifest's chunks as the scripts take them: of each its name and its size, 40 digits.
 std::string ChunkList(const Family& family, const snapshot::v1::Manifest& manifest);
 
-// Sends chunks `positions` of a manifest to `sink`, in this order. DATA_LOSS names the first that
-// is gone or damaged; a damaged one is removed, so that it can be stored anew.
-absl::Status FetchChunks(FamilyDirectory& directory, const Family& family,
-                         const std::string& session_id, const snapshot::v1::Manifest& manifest,
-                         const std::vector<int>& positions, const FetchSink& sink,
-                         absl::Time deadline);
+// Sends chunks `positions` of a manifest to `sink`, in this order. Errors are those of
+// ChunkSource::Read.
+absl::Status FetchChunks(ChunkSource& source, const Family& family, const std::string& session_id,
+                         const snapshot::v1::Manifest& manifest, const std::vector<int>& positions,
+                         const FetchSink& sink, absl::Time deadline);
 
 }  // namespace mneme::memory

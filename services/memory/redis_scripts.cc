@@ -22,6 +22,15 @@ if key and ARGV[1] ~= '*' and key ~= ARGV[1] then return {'rekeyed'} end
 
 local function changed() redis.call('HINCRBY', family, 'epoch', 1) end
 
+-- A chunk's record is its size and, if it is on disk, a space and the place of its file.
+local function size_in(record) return tonumber(string.match(record, '^%d+')) end
+local function place_in(record) return string.match(record, ' (%x+)$') end
+local function is_had(field)
+  if redis.call('EXISTS', prefix .. field) == 1 then return true end
+  local record = redis.call('HGET', family, field)
+  return record and place_in(record) ~= nil
+end
+
 -- Removes every key of the family; returns how many sessions it had.
 local function drop_family()
   local sessions = 0
@@ -60,6 +69,8 @@ local function session() return session_at(head) end
 local function register(id)
   if redis.call('HSET', family, 's:' .. id, 1) == 1 then redis.call('HINCRBY', family, 'n', 1) end
   redis.call('HSET', family, 'key', ARGV[1])
+  -- A family that is dropped and made again must not come to an epoch that somebody remembers.
+  redis.call('HSETNX', family, 'epoch', text(now_us))
   changed()
 end
 
@@ -118,20 +129,31 @@ local function record_of(id)
   return r
 end
 
+-- Returns the latest version up to `version` that has a snapshot, its turn's id and record; 0 if none
+-- has. A record may speak of a snapshot that was dropped from this session alone, whose own record
+-- then speaks of the one before.
+local function snapshot_at(turns, version)
+  while version > 0 do
+    local id = redis.call('LINDEX', turns, version - 1)
+    local r = id and record_of(id)
+    if not r then return 0 end
+    local at = tonumber(r.snapshot_version)
+    if at == version then
+      if redis.call('HEXISTS', bodies, 'm' .. id) == 0 then return 0 end
+      return version, id, r
+    end
+    version = at
+  end
+  return 0
+end
+
 -- Sets what a head says of its version, from the records.
 local function set_version(head, turns, version)
-  local r = {messages = '0', tokens = '0', snapshot_version = '0'}
-  local kv_bytes = '0'
-  if version > 0 then
-    r = record_of(redis.call('LINDEX', turns, version - 1)) or r
-    local at = tonumber(r.snapshot_version)
-    if at > 0 then
-      local snapshot = record_of(redis.call('LINDEX', turns, at - 1))
-      if snapshot then kv_bytes = snapshot.snapshot_bytes end
-    end
-  end
+  local r = {messages = '0', tokens = '0'}
+  if version > 0 then r = record_of(redis.call('LINDEX', turns, version - 1)) or r end
+  local at, _, snapshot = snapshot_at(turns, version)
   redis.call('HSET', head, 'version', text(version), 'messages', r.messages, 'tokens', r.tokens,
-    'snapshot_version', r.snapshot_version, 'kv_bytes', kv_bytes)
+    'snapshot_version', text(at), 'kv_bytes', snapshot and snapshot.snapshot_bytes or '0')
 end
 
 -- Returns the word that refuses a writer without the session's lease, or nil.
@@ -142,6 +164,50 @@ local function refused(token)
 end
 
 local function size_of(hexadecimal) return tonumber(hexadecimal, 16) end
+
+-- Returns a staged snapshot: token, sealed manifest, chunks, tokens, bytes; or nil, and why it
+-- cannot be attached under this lease.
+local function staged_of(id, token)
+  local staged = redis.call('HMGET', prefix .. 'p:' .. id, 'token', 'manifest', 'chunks', 'tokens',
+    'bytes')
+  if not staged[1] then return nil, 'gone' end
+  if staged[1] ~= token then return nil, 'lease' end
+  for at = 1, #staged[3], 40 do
+    if not is_had('c:' .. string.sub(staged[3], at, at + 31)) then return nil, 'chunks' end
+  end
+  return staged, ''
+end
+
+-- Attached or not, it can be of no other turn.
+local function unstage(id)
+  redis.call('UNLINK', prefix .. 'p:' .. id)
+  redis.call('HDEL', family, 'p:' .. id)
+end
+
+-- Makes a staged snapshot that of the turn `id`, and its chunks the family's.
+local function attach(id, staged)
+  redis.call('HSET', bodies, 'm' .. id, staged[2])
+  local added = 0
+  for at = 1, #staged[3], 40 do
+    local field = 'c:' .. string.sub(staged[3], at, at + 31)
+    local size = size_of(string.sub(staged[3], at + 32, at + 39))
+    redis.call('PERSIST', prefix .. field)
+    if redis.call('HSETNX', family, field, size) == 1 then
+      added = added + size
+    elseif place_in(redis.call('HGET', family, field)) and
+        redis.call('EXISTS', prefix .. field) == 1 then
+      -- It was sent again: here it is read faster, and the sweep removes its file.
+      redis.call('HSET', family, field, size)
+      redis.call('HINCRBY', family, 'disk', -size)
+    end
+  end
+  redis.call('HINCRBY', family, 'kv', added)
+end
+
+local function set_record(id, r)
+  redis.call('HSET', bodies, 'h' .. id, table.concat({r.ms, r.token, r.mark, r.messages, r.tokens,
+    r.snapshot_version, r.snapshot_tokens, r.snapshot_bytes, r.request}, ' '))
+end
 )lua";
 
 // ARGV: model, title, policy, ttl_s, request_id
@@ -178,7 +244,7 @@ return {'removed', '0'}
 )lua";
 
 // ARGV: holder, lease_ms, parent version or '', '1' to create, model, request_id, '1' to have the
-// turns
+// turns, '1' if this is no use
 constexpr char kAcquire[] = R"lua(
 local holder, parent, request = ARGV[4], ARGV[6], ARGV[9]
 if request ~= '' then
@@ -206,7 +272,8 @@ local fence = tonumber(redis.call('HGET', family, 'fence') or '0')
 local token = text(math.max(now_us, fence + 1))
 redis.call('HSET', family, 'fence', token)
 redis.call('HSET', head, 'lease_token', token, 'lease_holder', holder, 'lease_request', request,
-  'lease_until_ms', text(now_ms + ARGV[5]), 'used_ms', text(now_ms))
+  'lease_until_ms', text(now_ms + ARGV[5]))
+if ARGV[11] ~= '1' then redis.call('HSET', head, 'used_ms', text(now_ms)) end
 prolong(head, turns, requests)
 local ids, texts = {}, {}
 if ARGV[10] == '1' then
@@ -272,23 +339,7 @@ if redis.call('HEXISTS', bodies, 'h' .. id) == 1 then return {'taken'} end
 -- Whether the snapshot can be attached is known before anything is written.
 local reason, staged = '', nil
 if ARGV[14] == '1' then
-  staged = redis.call('HMGET', prefix .. 'p:' .. id, 'token', 'manifest', 'chunks', 'tokens',
-    'bytes')
-  if not staged[1] then
-    reason = 'gone'
-  elseif staged[1] ~= token then
-    reason = 'lease'
-  else
-    for at = 1, #staged[3], 40 do
-      local field = 'c:' .. string.sub(staged[3], at, at + 31)
-      if redis.call('EXISTS', prefix .. field) == 0 and
-          string.sub(redis.call('HGET', family, field) or '', -1) ~= 'd' then
-        reason = 'chunks'
-        break
-      end
-    end
-  end
-  if reason ~= '' then staged = nil end
+  staged, reason = staged_of(id, token)
 end
 
 local messages = text(f[2] + ARGV[9])
@@ -303,22 +354,8 @@ end
 redis.call('HSET', bodies, 't' .. id, ARGV[7], 'h' .. id, text(now_ms) .. ' ' .. token .. ' ' ..
   mark .. ' ' .. messages .. ' ' .. tokens .. ' ' .. snapshot_version .. ' ' .. own .. ' ' ..
   request)
-if ARGV[14] == '1' then
-  -- Attached or not, it can be of no other turn.
-  redis.call('UNLINK', prefix .. 'p:' .. id)
-  redis.call('HDEL', family, 'p:' .. id)
-end
-if staged then
-  redis.call('HSET', bodies, 'm' .. id, staged[2])
-  local added = 0
-  for at = 1, #staged[3], 40 do
-    local field = 'c:' .. string.sub(staged[3], at, at + 31)
-    local size = size_of(string.sub(staged[3], at + 32, at + 39))
-    redis.call('PERSIST', prefix .. field)
-    if redis.call('HSETNX', family, field, size) == 1 then added = added + size end
-  end
-  redis.call('HINCRBY', family, 'kv', added)
-end
+if ARGV[14] == '1' then unstage(id) end
+if staged then attach(id, staged) end
 redis.call('RPUSH', turns, id)
 if request ~= '' then redis.call('HSET', requests, request, version) end
 redis.call('HSET', head, 'version', version, 'used_ms', text(now_ms), 'messages', messages,
@@ -340,9 +377,7 @@ local word = refused(ARGV[4])
 if word then return {word} end
 local chunks = ARGV[7]
 for at = 1, #chunks, 40 do
-  local field = 'c:' .. string.sub(chunks, at, at + 31)
-  if redis.call('EXISTS', prefix .. field) == 0 and
-      string.sub(redis.call('HGET', family, field) or '', -1) ~= 'd' then
+  if not is_had('c:' .. string.sub(chunks, at, at + 31)) then
     return {'unknown', text((at - 1) / 40)}
   end
 end
@@ -364,11 +399,7 @@ local f = redis.call('HMGET', head, 'version', 'snapshot_version')
 if not f[1] then return {'missing'} end
 local version, at = tonumber(ARGV[4]), tonumber(f[2] or '0')
 if version > tonumber(f[1]) then return {'range', f[1]} end
-if version > 0 then
-  local id = redis.call('LINDEX', turns, version - 1)
-  local r = id and record_of(id)
-  at = r and tonumber(r.snapshot_version) or 0
-end
+if version > 0 then at = snapshot_at(turns, version) end
 if at == 0 then return {'none'} end
 local id = redis.call('LINDEX', turns, at - 1)
 local manifest = id and redis.call('HGET', bodies, 'm' .. id)
@@ -476,6 +507,67 @@ prolong(head, turns, requests)
 return {'made', session(), text(kv)}
 )lua";
 
+// ARGV: lease_token, version, the version whose snapshot is replaced, its turn id, id of the staged
+// snapshot or '' (it stays), the turn's text sealed for that id, policy, '1' to set it, '1' to drop
+// older snapshots. The turn gets a new id: forks have the old one, and what it had.
+constexpr char kReplace[] = R"lua(
+local token, version, at, old, id = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local word = refused(token)
+if word then return {word} end
+local f = redis.call('HMGET', head, 'version', 'snapshot_version')
+if f[1] ~= version then return {'stale', f[1]} end
+if f[2] ~= text(at) or redis.call('LINDEX', turns, at - 1) ~= old or
+    redis.call('HEXISTS', bodies, 'm' .. old) == 0 then
+  return {'gone', 'snapshot'}
+end
+if id ~= '' then
+  local staged, reason = staged_of(id, token)
+  if not staged then
+    unstage(id)
+    return {'gone', reason}
+  end
+  redis.call('HSET', bodies, 't' .. id, ARGV[9])
+  local r = record_of(old)
+  r.snapshot_tokens, r.snapshot_bytes = staged[4], staged[5]
+  set_record(id, r)
+  unstage(id)
+  attach(id, staged)
+  redis.call('LSET', turns, at - 1, id)
+end
+if ARGV[11] == '1' then redis.call('HSET', head, 'policy', ARGV[10]) end
+
+local dropped = 0
+if ARGV[12] == '1' and at > 1 then
+  local shared = {}
+  for _, field in ipairs(redis.call('HKEYS', family)) do
+    if string.sub(field, 1, 2) == 's:' and string.sub(field, 3) ~= session_id then
+      for _, turn in ipairs(redis.call('LRANGE', prefix .. 'v:' .. string.sub(field, 3), 0, -1)) do
+        shared[turn] = true
+      end
+    end
+  end
+  local last = 0  -- the version of the last snapshot that stays
+  for v, turn in ipairs(redis.call('LRANGE', turns, 0, at - 2)) do
+    local r = record_of(turn)
+    if r and shared[turn] then
+      if r.snapshot_version == text(v) then last = v end
+    elseif r and r.snapshot_version ~= text(last) then
+      if r.snapshot_version == text(v) then
+        dropped = dropped + redis.call('HDEL', bodies, 'm' .. turn)
+      end
+      r.snapshot_version, r.snapshot_tokens, r.snapshot_bytes = text(last), '0', '0'
+      set_record(turn, r)
+    end
+  end
+end
+
+set_version(head, turns, tonumber(version))
+give_back(token)
+changed()
+prolong(head, turns, requests)
+return {'replaced', session(), text(dropped), redis.call('HGET', family, 'kv') or '0'}
+)lua";
+
 constexpr char kDescribe[] = R"lua(
 if redis.call('EXISTS', head) == 0 then return {'missing'} end
 local ids = redis.call('LRANGE', turns, 0, -1)
@@ -542,43 +634,106 @@ for i = 3, #ARGV do
   if kind == 'b:' then
     redis.call('HDEL', bodies, string.sub(field, 3))
   else
-    local size = redis.call('HGET', family, field)
+    local record = redis.call('HGET', family, field)
     redis.call('UNLINK', prefix .. field)
     redis.call('HDEL', family, field)
-    if size then redis.call('HINCRBY', family, 'kv', -tonumber(string.match(size, '^%d+'))) end
+    if record then
+      redis.call('HINCRBY', family, 'kv', -size_in(record))
+      if place_in(record) then redis.call('HINCRBY', family, 'disk', -size_in(record)) end
+    end
   end
 end
 redis.call('HSET', family, 'swept', ARGV[2])
 return {'swept', redis.call('HGET', family, 'kv') or '0'}
 )lua";
 
+constexpr char kInUse[] = R"lua(
+-- Whether a turn is being computed on the family, or one of its sessions is pinned.
+local function in_use(may_be_pinned)
+  for _, field in ipairs(redis.call('HKEYS', family)) do
+    if string.sub(field, 1, 2) == 's:' then
+      local f = redis.call('HMGET', prefix .. field, 'pinned', 'lease_until_ms')
+      if f[1] == '1' and not may_be_pinned then return true end
+      if f[2] and tonumber(f[2]) > now_ms then return true end
+    end
+  end
+  return false
+end
+)lua";
+
 // Drops all snapshots of a family that nobody uses just now.
 constexpr char kShrink[] = R"lua(
-local heads, chunks = {}, {}
+if in_use(false) then return {'busy'} end
 for _, field in ipairs(redis.call('HKEYS', family)) do
   local kind = string.sub(field, 1, 2)
   if kind == 'c:' then
-    chunks[#chunks + 1] = field
+    redis.call('UNLINK', prefix .. field)
+    redis.call('HDEL', family, field)
   elseif kind == 's:' and redis.call('EXISTS', prefix .. field) == 1 then
-    local f = redis.call('HMGET', prefix .. field, 'pinned', 'lease_until_ms')
-    if f[1] == '1' or (f[2] and tonumber(f[2]) > now_ms) then return {'busy'} end
-    heads[#heads + 1] = prefix .. field
+    redis.call('HSET', prefix .. field, 'snapshot_version', 0, 'kv_bytes', 0)
   end
-end
-for _, field in ipairs(chunks) do
-  redis.call('UNLINK', prefix .. field)
-  redis.call('HDEL', family, field)
 end
 for _, field in ipairs(redis.call('HKEYS', bodies)) do
   if string.sub(field, 1, 1) == 'm' then redis.call('HDEL', bodies, field) end
 end
-for _, head in ipairs(heads) do
-  redis.call('HSET', head, 'snapshot_version', 0, 'kv_bytes', 0)
-end
-local freed = redis.call('HGET', family, 'kv') or '0'
-redis.call('HSET', family, 'kv', 0)
+local f = redis.call('HMGET', family, 'kv', 'disk')
+redis.call('HSET', family, 'kv', 0, 'disk', 0)
 changed()
-return {'shrunk', freed}
+return {'shrunk', text((f[1] or 0) - (f[2] or 0)), text(f[2] or 0)}
+)lua";
+
+// ARGV: epoch that the records were read at, '1' if pinned sessions are not spared, then of each
+// chunk: its name, and the place of its file. Without any it only answers whether it would.
+constexpr char kDemote[] = R"lua(
+if redis.call('HGET', family, 'epoch') ~= ARGV[2] then return {'moved'} end
+if in_use(ARGV[3] == '1') then return {'busy'} end
+local bytes = 0
+for i = 4, #ARGV, 2 do
+  local field = 'c:' .. ARGV[i]
+  local record = redis.call('HGET', family, field)
+  if record and not place_in(record) and redis.call('UNLINK', prefix .. field) == 1 then
+    redis.call('HSET', family, field, record .. ' ' .. ARGV[i + 1])
+    bytes = bytes + size_in(record)
+  end
+end
+if bytes > 0 then redis.call('HINCRBY', family, 'disk', bytes) end
+return {'demoted', text(bytes)}
+)lua";
+
+// ARGV: chunk's name, the place it was read from, sealed chunk
+constexpr char kPromote[] = R"lua(
+local field = 'c:' .. ARGV[2]
+local record = redis.call('HGET', family, field)
+if not record or place_in(record) ~= ARGV[3] then return {'moved'} end
+redis.call('SET', prefix .. field, ARGV[4])
+redis.call('HSET', family, field, text(size_in(record)))
+redis.call('HINCRBY', family, 'disk', -size_in(record))
+changed()
+return {'promoted', text(size_in(record))}
+)lua";
+
+// ARGV: chunk's name, and the place where its file is gone or damaged. The chunk is then one that
+// Redis should have and has not: who sends it again heals what lists it.
+constexpr char kLose[] = R"lua(
+local field = 'c:' .. ARGV[2]
+local record = redis.call('HGET', family, field)
+if not record or place_in(record) ~= ARGV[3] then return {'moved'} end
+redis.call('HSET', family, field, text(size_in(record)))
+redis.call('HINCRBY', family, 'disk', -size_in(record))
+changed()
+return {'lost'}
+)lua";
+
+// ARGV: of each file its chunk's name and its place. Answers the places that no record names. A
+// demotion that has written one of these files and not yet moved its record finds another epoch.
+constexpr char kUnused[] = R"lua(
+local unused = {}
+for i = 2, #ARGV, 2 do
+  local record = redis.call('HGET', family, 'c:' .. ARGV[i])
+  if not record or place_in(record) ~= ARGV[i + 1] then unused[#unused + 1] = ARGV[i + 1] end
+end
+if #unused > 0 and redis.call('EXISTS', family) == 1 then changed() end
+return {'unused', unused}
 )lua";
 
 constexpr char kDrop[] = R"lua(
@@ -662,8 +817,8 @@ redis::Script OnSession(const char* body) {
   return redis::Script(absl::StrCat(kTime, kFamily, kSession, body));
 }
 
-redis::Script OnFamily(const char* body) {
-  return redis::Script(absl::StrCat(kTime, kFamily, body));
+redis::Script OnFamily(const char* body, const char* rest = "") {
+  return redis::Script(absl::StrCat(kTime, kFamily, body, rest));
 }
 
 redis::Script OnTenant(const char* body) {
@@ -687,10 +842,15 @@ RedisScripts::RedisScripts()
       rewind(OnSession(kRewind)),
       update(OnSession(kUpdate)),
       take_in(OnSession(kTakeIn)),
+      replace(OnSession(kReplace)),
       describe(OnSession(kDescribe)),
       mark(OnFamily(kMark)),
       sweep(OnFamily(kSweep)),
-      shrink(OnFamily(kShrink)),
+      shrink(OnFamily(kInUse, kShrink)),
+      demote(OnFamily(kInUse, kDemote)),
+      promote(OnFamily(kPromote)),
+      lose(OnFamily(kLose)),
+      unused(OnFamily(kUnused)),
       drop(redis::Script(absl::StrCat(kFamily, kDrop))),
       claim(OnTenant(kClaim)),
       touch(OnTenant(kTouch)),

@@ -4,11 +4,11 @@
 //
 // Keys of a family (family.h, docs/snapshots.md), in the order in which scripts take them:
 //   f  hash, the registry. A field that names a key of the family stands for that key:
-//        s:<session>  1                       c:<name>  bytes of the payload, 'd' after it: on disk
-//        p:<id>       1, a staged snapshot
+//        s:<session>  1                       c:<name>  bytes of the payload; if it is on disk, a
+//        p:<id>       1, a staged snapshot              space and its place there (disk_tier.h)
 //      and: key (id of the data key), n (number of s: fields), fence (the last lease token), epoch
 //      (raised by every step that adds or removes a use of a text or chunk), swept (epoch of the
-//      last sweep), kv (bytes of all c: fields)
+//      last sweep), kv (bytes of all c: fields), disk (of those that are on disk)
 //   b  hash, by turn id: t<id> the turn's text, m<id> its manifest (both sealed), h<id> its record:
 //      "committed_ms lease_token mark messages tokens snapshot_version snapshot_tokens
 //      snapshot_bytes request_id"; messages and tokens are the session's after the turn,
@@ -57,13 +57,20 @@ struct RedisScripts {
   redis::Script rewind;     // rewound: session · busy: holder, remaining_ms · range · missing
   redis::Script update;     // updated: session · missing
   redis::Script take_in;    // made: session, kv · exists · unknown: position
-  redis::Script describe;   // found: session, ids, records, leased, executor · missing
+  redis::Script replace;  // replaced: session, older snapshots dropped, kv · lost · stale: version
+                          // · gone: what (snapshot, gone, lease, chunks) · missing
+  redis::Script describe;  // found: session, ids, records, leased, executor · missing
 
   // On a family.
   redis::Script mark;   // dropped · clean: kv · marked: epoch, registry, fields of b, ids · gone
   redis::Script sweep;  // swept: kv · moved
-  redis::Script shrink;  // shrunk: bytes that were freed · busy: it is in use, or pinned
-  redis::Script drop;    // dropped: number of sessions
+  redis::Script shrink;  // shrunk: bytes that were freed in Redis, on disk · busy: it is in use, or
+                         // pinned
+  redis::Script demote;   // demoted: bytes · busy · moved
+  redis::Script promote;  // promoted: bytes · moved
+  redis::Script lose;     // lost · moved
+  redis::Script unused;   // unused: places
+  redis::Script drop;     // dropped: number of sessions
 
   // On a tenant; `touch` answers ok · other.
   redis::Script claim;  // family · full

@@ -49,6 +49,16 @@ absl::string_view LostReason(absl::string_view word) {
 
 }  // namespace
 
+RedisSessionStore::RedisSessionStore(redis::Client& client, TenantKeys& keys, StoreOptions options,
+                                     MemoryMetrics& metrics, DiskTier* disk)
+    : options_(std::move(options)),
+      directory_(client, keys, metrics.redis_errors()),
+      promoter_(disk == nullptr ? nullptr
+                                : std::make_unique<ChunkPromoter>(
+                                      directory_, *disk, options_.redis_budget_bytes, metrics)),
+      source_(directory_, disk, promoter_.get(), metrics),
+      tiers_(directory_, options_, disk, promoter_.get(), metrics) {}
+
 absl::StatusOr<Family> RedisSessionStore::Claim(const std::string& tenant,
                                                 const std::string& session_id,
                                                 const std::optional<Family>& candidate,
@@ -315,6 +325,7 @@ absl::StatusOr<v1::DeleteSessionResponse> RedisSessionStore::DeleteSession(
         .Eval(directory_.scripts().drop_unused, FamilyDirectory::TenantKeysOf(tenant),
               {ran.family->name()}, deadline)
         .IgnoreError();
+    tiers_.RemoveUnused(tenant, ran.family->name(), deadline);
   }
   return v1::DeleteSessionResponse();
 }
@@ -330,7 +341,8 @@ absl::StatusOr<v1::AcquireLeaseResponse> RedisSessionStore::AcquireLease(
         Flag(create),
         request.model(),
         request.request_id(),
-        Flag(request.with_history())};
+        Flag(request.with_history()),
+        Flag(request.idle())};
   };
   // Nearly always the session exists, and one step is enough.
   ASSIGN_OR_RETURN(Ran ran,
@@ -384,7 +396,7 @@ absl::StatusOr<v1::AcquireLeaseResponse> RedisSessionStore::AcquireLease(
   response.set_snapshot_version(snapshot_version);
   if (is_made) {
     SweepSomeOfIndex(request.tenant(), deadline);
-  } else {
+  } else if (!request.idle()) {
     directory_.Touch(request.tenant(), session_id, ran.family->name(), "", deadline).IgnoreError();
   }
   return response;

@@ -9,11 +9,16 @@
 #include <string>
 #include <vector>
 
-#include "common/metrics/metrics.h"
 #include "common/redis/client.h"
+#include "services/memory/chunk_promoter.h"
+#include "services/memory/chunk_source.h"
+#include "services/memory/disk_tier.h"
 #include "services/memory/family_directory.h"
+#include "services/memory/memory_metrics.h"
+#include "services/memory/redis_tiers.h"
 #include "services/memory/session_store.h"
 #include "services/memory/store_options.h"
+#include "services/memory/sweep_lock.h"
 #include "services/memory/tenant_keys.h"
 
 namespace mneme::memory {
@@ -33,10 +38,9 @@ namespace mneme::memory {
 //     than a minute stays: its session may be about to be made.
 class RedisSessionStore final : public SessionStore {
  public:
-  // `client`, `keys` and `redis_errors` (calls of Redis that failed) must outlive the store.
+  // `disk` is null where there is no disk tier. It and all references must outlive the store.
   RedisSessionStore(redis::Client& client, TenantKeys& keys, StoreOptions options,
-                    metrics::Counter& redis_errors)
-      : options_(std::move(options)), directory_(client, keys, redis_errors) {}
+                    MemoryMetrics& metrics, DiskTier* disk = nullptr);
 
   absl::StatusOr<v1::CreateSessionResponse> CreateSession(const v1::CreateSessionRequest& request,
                                                           absl::Time deadline) override;
@@ -58,6 +62,8 @@ class RedisSessionStore final : public SessionStore {
       const v1::StageSnapshotRequest::Header& header, absl::Time deadline) override;
   absl::Status FetchSnapshot(const v1::FetchSnapshotRequest& request, const FetchSink& sink,
                              absl::Time deadline) override;
+  absl::StatusOr<ReplacedSnapshot> ReplaceSnapshot(const SnapshotReplacement& request,
+                                                   absl::Time deadline) override;
   absl::StatusOr<v1::ForkSessionResponse> ForkSession(const v1::ForkSessionRequest& request,
                                                       absl::Time deadline) override;
   absl::StatusOr<v1::RewindSessionResponse> RewindSession(const v1::RewindSessionRequest& request,
@@ -110,19 +116,26 @@ class RedisSessionStore final : public SessionStore {
                                                          absl::Time deadline);
   void SweepSomeOfIndex(const std::string& tenant, absl::Time deadline);
   absl::Status SweepIndex(const std::string& tenant, absl::Time deadline);
-  absl::Status SweepTenant(const std::string& tenant, absl::Time deadline);
+  absl::Status SweepTenant(const std::string& tenant, SweepLock& sweep_lock, absl::Time deadline);
   // Returns whether the family has no key any more. NOT_FOUND: the tenant was forgotten.
   absl::StatusOr<bool> SweepFamily(const std::string& tenant, const std::string& name,
                                    absl::Time deadline);
   absl::StatusOr<std::vector<std::string>> DeadParts(const Family& family,
                                                      const redis::Reply& marked,
                                                      absl::Time deadline);
-  absl::Status KeepToBudget(const std::vector<std::string>& tenants, absl::Time deadline);
+  // Rounds what idle sessions have stored, the least used first, until Redis is within its budget:
+  // what is rounded need not be dropped. Where there is a disk tier that is for it to do.
+  absl::Status RoundIdle(const std::vector<std::string>& tenants, SweepLock& sweep_lock,
+                         absl::Time deadline);
+  absl::Status RoundFamily(const Family& family, SweepLock& sweep_lock, absl::Time deadline);
   absl::StatusOr<int64_t> RemoveRemains(const std::string& tenant, absl::Time deadline);
   void RewriteAppendOnlyFile(absl::Time deadline);
 
   const StoreOptions options_;
   FamilyDirectory directory_;
+  const std::unique_ptr<ChunkPromoter> promoter_;  // null: there is no disk tier
+  ChunkSource source_;
+  RedisTiers tiers_;
   // A tenant was forgotten, and the append-only file still holds its wrapped key.
   std::atomic<bool> must_rewrite_ = false;
 };

@@ -75,8 +75,68 @@ absl::Status RedisSessionStore::FetchSnapshot(const v1::FetchSnapshotRequest& re
   if (positions.empty()) {
     for (int i = 0; i < manifest.chunks_size(); ++i) positions.push_back(i);
   }
-  return FetchChunks(directory_, *ran.family, request.session_id(), manifest, positions, sink,
+  return FetchChunks(source_, *ran.family, request.session_id(), manifest, positions, sink,
                      deadline);
+}
+
+absl::StatusOr<ReplacedSnapshot> RedisSessionStore::ReplaceSnapshot(
+    const SnapshotReplacement& request, absl::Time deadline) {
+  const std::string& session_id = request.session_id;
+  ASSIGN_OR_RETURN(const std::optional<Family> family,
+                   directory_.Find(request.tenant, session_id, /*again=*/false, deadline));
+  if (!family.has_value()) return NoSuchSession(session_id);
+  // The turn gets a new id, and its text is sealed for the id that it is stored under. What is not
+  // there is for the script to tell.
+  std::string old_id;
+  std::string text;
+  if (request.snapshot_version > 0) {
+    ASSIGN_OR_RETURN(const std::vector<Reply> id,
+                     directory_.RunPipeline({{"LINDEX", family->TurnsKey(session_id),
+                                              absl::StrCat(request.snapshot_version - 1)}},
+                                            deadline));
+    old_id = id[0].text();
+  }
+  if (!request.snapshot_id.empty() && !old_id.empty()) {
+    ASSIGN_OR_RETURN(const std::vector<Reply> sealed,
+                     directory_.RunPipeline(
+                         {{"HGET", family->BodiesKey(), absl::StrCat("t", old_id)}}, deadline));
+    ASSIGN_OR_RETURN(std::string opened, family->OpenText(sealed[0].text(), old_id));
+    text = family->SealText(std::move(opened), request.snapshot_id);
+  }
+  const bool has_policy = request.memory_policy.has_value();
+  ASSIGN_OR_RETURN(
+      const Reply reply,
+      directory_.RunIn(*family, directory_.scripts().replace, session_id,
+                       options_.TtlSecondsOf(request.tenant),
+                       {absl::StrCat(request.lease_token), absl::StrCat(request.version),
+                        absl::StrCat(request.snapshot_version), old_id, request.snapshot_id, text,
+                        has_policy ? request.memory_policy->SerializeAsString() : "",
+                        has_policy ? "1" : "0", request.drop_older_snapshots ? "1" : "0"},
+                       deadline));
+  const absl::string_view word = Word(reply);
+  if (word == "lost") return LeaseLost(session_id, request.lease_token);
+  if (word == "stale") {
+    ASSIGN_OR_RETURN(const int64_t head, Number(reply, 1));
+    return StaleVersion(session_id, request.version, head);
+  }
+  const std::vector<Reply>& answer = reply.elements();
+  if (word == "gone") {
+    return ReplacementIsGone(
+        session_id, answer[1].text() == "snapshot" ? "its snapshot was dropped" : kStagedIsGone);
+  }
+  if (word != "replaced") return NoSuchSession(session_id);
+  if (answer.size() != 4) return absl::InternalError("a script's answer is too short");
+  ReplacedSnapshot replaced;
+  ASSIGN_OR_RETURN(replaced.session, ParseSession(*family, session_id, answer[1]));
+  ASSIGN_OR_RETURN(replaced.num_dropped, Number(reply, 2));
+  directory_
+      .Eval(directory_.scripts().use, FamilyDirectory::TenantKeysOf(request.tenant),
+            {family->name(), answer[3].text()}, deadline)
+      .status()
+      .IgnoreError();
+  // What nothing lists any more goes at once: it is why somebody asked. A sweep does it otherwise.
+  SweepFamily(request.tenant, family->name(), deadline).status().IgnoreError();
+  return replaced;
 }
 
 absl::StatusOr<v1::DescribeSessionResponse> RedisSessionStore::DescribeSession(
@@ -185,7 +245,7 @@ absl::StatusOr<v1::DescribeSessionResponse> RedisSessionStore::DescribeSession(
   int64_t shared = 0;
   for (const auto& [digest, size] : own_sizes) {
     const absl::string_view entry = chunk_entries[family.ChunkName(digest)];
-    const char* const tier = absl::EndsWith(entry, "d") ? "disk" : "redis";
+    const char* const tier = absl::StrContains(entry, ' ') ? "disk" : "redis";
     (*response.mutable_bytes_by_tier())[tier] += size;
     if (other_digests.count(digest) > 0) shared += size;
   }

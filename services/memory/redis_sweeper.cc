@@ -7,19 +7,20 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/log/log.h"
 #include "common/status/status_macros.h"
 #include "services/memory/redis_records.h"
 #include "services/memory/redis_session_store.h"
+#include "services/memory/session_compaction.h"
+#include "services/memory/sweep_lock.h"
 
 namespace mneme::memory {
 namespace {
 
 using redis::Reply;
 
-// While a replica sweeps the others need not. It ends by itself should the sweeper die.
 constexpr char kLockKey[] = "mneme:2:sweeping";
-constexpr absl::Duration kLockTime = absl::Minutes(5);
 constexpr absl::Duration kIndexGrace = absl::Minutes(1);
 constexpr int kScanCount = 500;
 constexpr int kDropBatch = 1000;
@@ -30,13 +31,10 @@ constexpr size_t kMaxDeadParts = 2000;
 
 absl::Status RedisSessionStore::Sweep(absl::Time deadline) {
   if (must_rewrite_) RewriteAppendOnlyFile(deadline);
-  const std::string owner = NewTurnId();
-  ASSIGN_OR_RETURN(const std::vector<Reply> locked,
-                   directory_.RunPipeline({{"SET", kLockKey, owner, "NX", "PX",
-                                            absl::StrCat(absl::ToInt64Milliseconds(kLockTime))}},
-                                          deadline));
-  if (locked[0].is_nil()) return absl::OkStatus();
-  // The lock saves work; that two sweepers do no harm to each other does not depend on it.
+  SweepLock sweep_lock(directory_, kLockKey);
+  ASSIGN_OR_RETURN(const bool may_sweep, sweep_lock.Take(deadline));
+  // Each replica looks after its own disk.
+  if (!may_sweep) return tiers_.SweepDisk(deadline);
   const auto sweep_all = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const TenantKeys::Tenants tenants, directory_.keys().List(deadline));
     for (const std::string& tenant : tenants.leftovers) {
@@ -44,17 +42,22 @@ absl::Status RedisSessionStore::Sweep(absl::Time deadline) {
       RETURN_IF_ERROR(directory_.keys().RemoveTenant(tenant, deadline));
       must_rewrite_ = true;
     }
+    absl::Status full;
     for (const std::string& tenant : tenants.known) {
-      RETURN_IF_ERROR(SweepTenant(tenant, deadline));
+      const absl::Status swept = SweepTenant(tenant, sweep_lock, deadline);
+      if (!absl::IsResourceExhausted(swept)) RETURN_IF_ERROR(swept);
+      full.Update(swept);
     }
-    return KeepToBudget(tenants.known, deadline);
+    // What cannot be rounded in half of the time is dropped.
+    const absl::Time now = absl::Now();
+    RoundIdle(tenants.known, sweep_lock, now + (deadline - now) / 2).IgnoreError();
+    RETURN_IF_ERROR(tiers_.KeepRedisToBudget(tenants.known, sweep_lock, deadline));
+    return full;
   };
-  const absl::Status status = sweep_all();
-  const auto held = directory_.RunPipeline({{"GET", kLockKey}}, deadline);
-  if (held.ok() && (*held)[0].text() == owner) {
-    directory_.RunPipeline({{"DEL", kLockKey}}, deadline).status().IgnoreError();
-  }
+  absl::Status status = sweep_all();
+  sweep_lock.Release(deadline);
   if (must_rewrite_) RewriteAppendOnlyFile(deadline);
+  status.Update(tiers_.SweepDisk(deadline));
   return status;
 }
 
@@ -81,7 +84,8 @@ absl::Status RedisSessionStore::SweepIndex(const std::string& tenant, absl::Time
   return absl::OkStatus();
 }
 
-absl::Status RedisSessionStore::SweepTenant(const std::string& tenant, absl::Time deadline) {
+absl::Status RedisSessionStore::SweepTenant(const std::string& tenant, SweepLock& sweep_lock,
+                                            absl::Time deadline) {
   RETURN_IF_ERROR(SweepIndex(tenant, deadline));
   // Families are listed before sessions are asked for theirs: one that appears in between is not
   // taken for unused.
@@ -101,6 +105,7 @@ absl::Status RedisSessionStore::SweepTenant(const std::string& tenant, absl::Tim
   } while (cursor != "0");
   std::vector<std::string> empty;
   for (const std::string& name : names) {
+    sweep_lock.Keep(deadline);
     const absl::StatusOr<bool> is_empty = SweepFamily(tenant, name, deadline);
     if (absl::IsDataLoss(is_empty.status())) {
       // What cannot be read is not removed, and must not keep the others from being swept.
@@ -233,64 +238,49 @@ absl::StatusOr<std::vector<std::string>> RedisSessionStore::DeadParts(const Fami
   return dead;
 }
 
-absl::Status RedisSessionStore::KeepToBudget(const std::vector<std::string>& tenants,
-                                             absl::Time deadline) {
-  if (options_.redis_budget_bytes == 0) return absl::OkStatus();
-  struct Candidate {
-    std::string tenant;
-    std::string family;
-    int64_t bytes = 0;
-    double used = 0;  // when the last of its sessions was
-  };
-  std::vector<Candidate> candidates;
+absl::Status RedisSessionStore::RoundIdle(const std::vector<std::string>& tenants,
+                                          SweepLock& sweep_lock, absl::Time deadline) {
+  const int64_t budget = options_.redis_budget_bytes;
+  if (budget == 0 || promoter_ != nullptr || !options_.is_elastic) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<RedisTiers::Use> uses, tiers_.UsesOf(tenants, deadline));
   int64_t total = 0;
-  for (const std::string& tenant : tenants) {
-    ASSIGN_OR_RETURN(const std::vector<Reply> read,
-                     directory_.RunPipeline(
-                         {{"HGETALL", FamilyDirectory::UsageKey(tenant)},
-                          {"HGETALL", FamilyDirectory::FamiliesKey(tenant)},
-                          {"ZRANGE", FamilyDirectory::IndexKey(tenant), "0", "-1", "WITHSCORES"}},
-                         deadline));
-    const std::vector<Reply>& usage = read[0].elements();
-    const std::vector<Reply>& families = read[1].elements();
-    const std::vector<Reply>& index = read[2].elements();
-    std::map<std::string, double> used_by_session;
-    for (size_t i = 0; i + 1 < index.size(); i += 2) {
-      (void)absl::SimpleAtod(index[i + 1].text(), &used_by_session[index[i].text()]);
-    }
-    std::map<std::string, double> used_by_family;
-    for (size_t i = 0; i + 1 < families.size(); i += 2) {
-      double& used = used_by_family[families[i + 1].text()];
-      used = std::max(used, used_by_session[families[i].text()]);
-    }
-    for (size_t i = 0; i + 1 < usage.size(); i += 2) {
-      const int64_t bytes = usage[i + 1].Integer().value_or(0);
-      if (usage[i].text() == "total" || bytes == 0) continue;
-      total += bytes;
-      candidates.push_back({.tenant = tenant,
-                            .family = usage[i].text(),
-                            .bytes = bytes,
-                            .used = used_by_family[usage[i].text()]});
-    }
+  for (const RedisTiers::Use& use : uses) total += use.redis_bytes;
+  for (const RedisTiers::Use& use : uses) {
+    if (total <= budget) break;
+    const absl::StatusOr<Family> family = directory_.FamilyOf(use.tenant, use.family, deadline);
+    if (absl::IsNotFound(family.status())) continue;  // the tenant was forgotten
+    RETURN_IF_ERROR(family.status());
+    RETURN_IF_ERROR(RoundFamily(*family, sweep_lock, deadline));
+    ASSIGN_OR_RETURN(const std::vector<Reply> left,
+                     directory_.RunPipeline({{"HGET", family->Keys()[0], "kv"}}, deadline));
+    const int64_t saved = use.redis_bytes - left[0].Integer().value_or(0);
+    total -= saved;
+    if (saved == 0) continue;
+    log::Info("idle sessions' memory was rounded to keep to a budget",
+              {{"family", use.family}, {"redis_bytes", saved}});
   }
-  std::sort(candidates.begin(), candidates.end(),
-            [](const Candidate& a, const Candidate& b) { return a.used < b.used; });
-  for (const Candidate& candidate : candidates) {
-    if (total <= options_.redis_budget_bytes) break;
-    ASSIGN_OR_RETURN(const Family family,
-                     directory_.FamilyOf(candidate.tenant, candidate.family, deadline));
-    ASSIGN_OR_RETURN(const Reply shrunk,
-                     directory_.RunOnFamily(family, directory_.scripts().shrink, {}, deadline));
-    if (Word(shrunk) != "shrunk") continue;
-    ASSIGN_OR_RETURN(const int64_t freed, Number(shrunk, 1));
-    total -= freed;
-    log::Info("snapshots were dropped to keep to tiers.redis_budget_bytes",
-              {{"family", candidate.family}, {"bytes", freed}});
-    RETURN_IF_ERROR(directory_
-                        .Eval(directory_.scripts().use,
-                              FamilyDirectory::TenantKeysOf(candidate.tenant),
-                              {candidate.family, "0"}, deadline)
-                        .status());
+  return absl::OkStatus();
+}
+
+absl::Status RedisSessionStore::RoundFamily(const Family& family, SweepLock& sweep_lock,
+                                            absl::Time deadline) {
+  ASSIGN_OR_RETURN(const std::vector<Reply> registry,
+                   directory_.RunPipeline({{"HKEYS", family.Keys()[0]}}, deadline));
+  for (const Reply& field : registry[0].elements()) {
+    if (!absl::StartsWith(field.text(), "s:")) continue;
+    const std::string session_id = field.text().substr(2);
+    ASSIGN_OR_RETURN(const std::vector<Reply> head,
+                     directory_.RunPipeline(
+                         {{"HMGET", family.HeadKey(session_id), "model", "pinned"}}, deadline));
+    const std::vector<Reply>& values = head[0].elements();
+    if (values.size() != 2 || values[0].is_nil() || values[1].text() == "1" ||
+        !options_.is_elastic(family.tenant(), values[0].text())) {
+      continue;
+    }
+    sweep_lock.Keep(deadline);
+    const absl::Status rounded = RoundIdleSession(*this, family.tenant(), session_id, deadline);
+    // One that is in use, has lost a chunk or may not have more is none to wait for.
+    if (absl::IsUnavailable(rounded) || absl::IsDeadlineExceeded(rounded)) return rounded;
   }
   return absl::OkStatus();
 }
@@ -344,6 +334,7 @@ absl::StatusOr<int64_t> RedisSessionStore::RemoveRemains(const std::string& tena
                          FamilyDirectory::FamiliesKey(tenant), FamilyDirectory::UsageKey(tenant)}},
                        deadline)
           .status());
+  tiers_.RemoveTenant(tenant, deadline);
   return sessions;
 }
 

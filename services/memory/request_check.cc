@@ -162,6 +162,35 @@ absl::Status Normalize(v1::ForkSessionRequest* request) {
 
 absl::Status Normalize(v1::RewindSessionRequest* request) { return CheckSession(*request); }
 
+absl::Status Normalize(v1::CompactSessionRequest* request) {
+  RETURN_IF_ERROR(CheckSession(*request));
+  if (!request->has_memory_policy() && request->encoding() == snapshot::v1::ENCODING_UNSPECIFIED &&
+      !request->drop_older_snapshots()) {
+    return InvalidField("memory_policy",
+                        "nor encoding nor drop_older_snapshots is set: there is nothing to do");
+  }
+  if (request->encoding() != snapshot::v1::ENCODING_UNSPECIFIED &&
+      request->encoding() != snapshot::v1::ENCODING_INT8 &&
+      request->encoding() != snapshot::v1::ENCODING_FP8_E4M3) {
+    return InvalidField("encoding", "must be int8 or fp8: entries get no more bits than they have");
+  }
+  if (!request->has_memory_policy()) return absl::OkStatus();
+  const inference::v1::MemoryPolicy& policy = request->memory_policy();
+  if (policy.policy_case() == inference::v1::MemoryPolicy::POLICY_NOT_SET) {
+    return InvalidField("memory_policy", "names no policy");
+  }
+  if (!policy.has_window()) return absl::OkStatus();
+  if (policy.window().sinks() < 0) {
+    return InvalidField("memory_policy.window.sinks",
+                        absl::StrCat("must be at least 0: ", policy.window().sinks()));
+  }
+  if (policy.window().recent() < 1) {
+    return InvalidField("memory_policy.window.recent",
+                        absl::StrCat("must be at least 1: ", policy.window().recent()));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Normalize(v1::DescribeSessionRequest* request) { return CheckSession(*request); }
 
 absl::Status Normalize(v1::UpdateSessionRequest* request) {

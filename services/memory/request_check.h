@@ -23,6 +23,7 @@ absl::Status Normalize(v1::FetchSnapshotRequest* request);
 // A fork without an id gets one, like a session that is created.
 absl::Status Normalize(v1::ForkSessionRequest* request);
 absl::Status Normalize(v1::RewindSessionRequest* request);
+absl::Status Normalize(v1::CompactSessionRequest* request);
 absl::Status Normalize(v1::DescribeSessionRequest* request);
 absl::Status Normalize(v1::UpdateSessionRequest* request);
 absl::Status Normalize(v1::ExportSessionRequest* request);

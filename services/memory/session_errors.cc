@@ -47,6 +47,16 @@ absl::Status NoSnapshot(absl::string_view session_id) {
       absl::StrCat("no version of the session up to that one has a snapshot: ", session_id));
 }
 
+absl::Status NothingToCompact(absl::string_view session_id) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("the session has no stored memory that could be made smaller: ", session_id));
+}
+
+absl::Status ReplacementIsGone(absl::string_view session_id, absl::string_view why) {
+  return absl::UnavailableError(
+      absl::StrCat("the session's memory changed meanwhile, try again: ", session_id, ": ", why));
+}
+
 absl::Status UnknownChunk(size_t position) {
   return status::InvalidField(
       "manifest.chunks",
@@ -58,6 +68,16 @@ absl::Status LostChunk(absl::string_view session_id, size_t position, absl::stri
   return absl::DataLossError(
       absl::StrCat("a chunk of the snapshot is lost, rebuild it from the token log: ", session_id,
                    ", chunk ", position, ": ", why));
+}
+
+absl::Status ChunkElsewhere(absl::string_view session_id, size_t position,
+                            absl::string_view place) {
+  return status::WithPayload(
+      absl::FailedPreconditionError(absl::StrCat(
+          "a chunk of the snapshot is in a disk tier that this service has not got, ask the "
+          "replica that has, or rebuild it from the token log: ",
+          session_id, ", chunk ", position, ", folder ", place.substr(0, 16))),
+      status::kReasonPayload, kChunkElsewhere);
 }
 
 absl::Status QuotaUsedUp(absl::string_view quota, int64_t limit) {

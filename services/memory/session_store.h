@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "mneme/inference/v1/inference.pb.h"
 #include "mneme/memory/v1/memory.pb.h"
 
 namespace mneme::memory {
@@ -45,6 +46,23 @@ struct WholeSession {
   };
   v1::Session session;
   std::vector<Turn> turns;
+};
+
+// What the stored memory of a session's head becomes (session_compaction.h).
+struct SnapshotReplacement {
+  std::string tenant;
+  std::string session_id;
+  uint64_t lease_token = 0;
+  uint64_t version = 0;           // the head that it was made of
+  uint64_t snapshot_version = 0;  // whose snapshot it replaces
+  std::string snapshot_id;        // from StageSnapshot under the same lease; "": it stays as it is
+  std::optional<inference::v1::MemoryPolicy> memory_policy;  // none: the session's stays
+  bool drop_older_snapshots = false;
+};
+
+struct ReplacedSnapshot {
+  v1::Session session;
+  int64_t num_dropped = 0;  // older snapshots
 };
 
 // A session on its way into a store from elsewhere. Used by one thread at a time. Nothing can be
@@ -94,6 +112,12 @@ class SessionStore {
       const v1::StageSnapshotRequest::Header& header, absl::Time deadline) = 0;
   virtual absl::Status FetchSnapshot(const v1::FetchSnapshotRequest& request, const FetchSink& sink,
                                      absl::Time deadline) = 0;
+
+  // Replaces a snapshot, sets the policy, drops older snapshots and gives the lease back, at once
+  // or not at all. Forks keep what they share. ABORTED: LEASE_LOST, STALE_VERSION. UNAVAILABLE,
+  // also: the staged snapshot is gone, or the one to replace is; begin anew.
+  virtual absl::StatusOr<ReplacedSnapshot> ReplaceSnapshot(const SnapshotReplacement& request,
+                                                           absl::Time deadline) = 0;
 
   virtual absl::StatusOr<v1::ForkSessionResponse> ForkSession(const v1::ForkSessionRequest& request,
                                                               absl::Time deadline) = 0;

@@ -37,7 +37,7 @@ class Pair {
 
   // Does one random operation on both and compares the answers.
   void Step() {
-    switch (Draw(20)) {
+    switch (Draw(21)) {
       case 0:
         return Create();
       case 1:
@@ -69,6 +69,8 @@ class Pair {
         return Describe();
       case 16:
         return Sweep();
+      case 17:
+        return Replace();
       default:
         return Commit();
     }
@@ -77,6 +79,7 @@ class Pair {
   int num_committed() const { return num_committed_; }
   int num_snapshots() const { return num_snapshots_; }
   int num_forks() const { return num_forks_; }
+  int num_replaced() const { return num_replaced_; }
 
  private:
   struct Lease {
@@ -314,6 +317,66 @@ class Pair {
     EXPECT_EQ(Comparable(a), Comparable(b)) << request.ShortDebugString();
   }
 
+  // Mostly as a compaction does it: under a lease of its own, of the head, with what it has staged.
+  void Replace() {
+    Lease lease = DrawLease();
+    if (Draw(4) != 0) {
+      v1::AcquireLeaseRequest acquire = AcquireOf(SessionId(), Tenant());
+      acquire.set_create(false);
+      const auto a = in_memory_.store().AcquireLease(acquire, Soon());
+      const auto b = redis_.store().AcquireLease(acquire, Soon());
+      ASSERT_EQ(a.status().code(), b.status().code()) << a.status() << b.status();
+      if (a.ok()) {
+        last_in_memory_ = a->lease_token();
+        last_redis_ = b->lease_token();
+        lease = {.tenant = acquire.tenant(),
+                 .session_id = acquire.session_id(),
+                 .in_memory = a->lease_token(),
+                 .redis = b->lease_token(),
+                 .version = a->session().version()};
+        leases_.push_back(lease);
+      }
+    }
+    v1::FetchSnapshotRequest fetch;
+    fetch.set_tenant(lease.tenant);
+    fetch.set_session_id(lease.session_id);
+    const auto fetched = memory::Fetch(in_memory_.store(), fetch);
+    Staged staged;
+    if (Draw(3) != 0) {
+      const std::vector<std::string> payloads = {PayloadOf(absl::StrCat("chunk ", Draw(6)), 100)};
+      const auto a = memory::Stage(in_memory_.store(), lease.session_id, lease.in_memory, payloads,
+                                   {}, lease.tenant);
+      const auto b =
+          memory::Stage(redis_.store(), lease.session_id, lease.redis, payloads, {}, lease.tenant);
+      ASSERT_EQ(a.status().code(), b.status().code()) << a.status() << b.status();
+      if (a.ok()) staged = {a->snapshot_id(), b->snapshot_id()};
+    } else if (Draw(2) == 0 && !staged_.empty()) {
+      staged = staged_[0];
+    }
+    SnapshotReplacement request{
+        .tenant = lease.tenant,
+        .session_id = lease.session_id,
+        .version = Draw(6) != 0 ? lease.version : Draw(4),
+        .snapshot_version = fetched.ok() && Draw(6) != 0 ? fetched->version : Draw(4),
+        .drop_older_snapshots = Draw(2) == 0};
+    if (Draw(2) == 0) request.memory_policy.emplace().mutable_window()->set_recent(1 + Draw(9));
+    request.lease_token = lease.in_memory;
+    request.snapshot_id = staged.in_memory;
+    auto a = in_memory_.store().ReplaceSnapshot(request, Soon());
+    request.lease_token = lease.redis;
+    request.snapshot_id = staged.redis;
+    auto b = redis_.store().ReplaceSnapshot(request, Soon());
+    EXPECT_EQ(a.status().code(), b.status().code()) << a.status() << b.status();
+    EXPECT_EQ(status::PayloadOf(a.status(), status::kReasonPayload),
+              status::PayloadOf(b.status(), status::kReasonPayload));
+    if (!a.ok() || !b.ok()) return;
+    ++num_replaced_;
+    ClearTimes(&a->session);
+    ClearTimes(&b->session);
+    EXPECT_EQ(a->session.ShortDebugString(), b->session.ShortDebugString());
+    EXPECT_EQ(a->num_dropped, b->num_dropped);
+  }
+
   void Update() {
     v1::UpdateSessionRequest request;
     request.set_tenant(Tenant());
@@ -366,6 +429,7 @@ class Pair {
   int num_committed_ = 0;
   int num_snapshots_ = 0;
   int num_forks_ = 0;
+  int num_replaced_ = 0;
 };
 
 class StoreAgreementTest : public ::testing::TestWithParam<uint32_t> {};
@@ -374,7 +438,7 @@ TEST_P(StoreAgreementTest, BothStoresAnswerAlike) {
   const auto server = RedisServer::Start({.append_fsync = "no"});
   ASSERT_TRUE(server.ok()) << server.status();
   Pair pair((*server)->address(), GetParam());
-  constexpr int kSteps = 4000;
+  constexpr int kSteps = 5000;
   for (int i = 0; i < kSteps && !HasFailure(); ++i) {
     SCOPED_TRACE(absl::StrCat("step ", i));
     pair.Step();
@@ -382,7 +446,8 @@ TEST_P(StoreAgreementTest, BothStoresAnswerAlike) {
   // A run in which nothing succeeds would prove little.
   EXPECT_GT(pair.num_committed(), kSteps / 40);
   EXPECT_GT(pair.num_snapshots(), kSteps / 400);
-  EXPECT_GT(pair.num_forks(), kSteps / 600);
+  EXPECT_GT(pair.num_forks(), kSteps / 800);
+  EXPECT_GT(pair.num_replaced(), kSteps / 1000);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, StoreAgreementTest, ::testing::Values(1, 2, 3, 4));

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -22,6 +24,7 @@
 #include "services/memory/tenant_keys.h"
 #include "tests/support/redis_cluster.h"
 #include "tests/support/redis_server.h"
+#include "tests/support/temp_folder.h"
 
 namespace mneme::memory {
 
@@ -31,11 +34,15 @@ class StoreUnderTest {
   virtual ~StoreUnderTest() = default;
   virtual SessionStore& store() = 0;
   virtual void Advance(absl::Duration duration) = 0;
+  // Names everything outside this process that the store has put there.
+  virtual std::vector<std::string> AllThatIsThere() { return {}; }
 };
 
 class InMemoryUnderTest final : public StoreUnderTest {
  public:
-  explicit InMemoryUnderTest(StoreOptions options = {}) : store_(clock_, std::move(options)) {}
+  explicit InMemoryUnderTest(StoreOptions options = {},
+                             std::optional<int64_t> disk_budget_bytes = std::nullopt)
+      : store_(clock_, std::move(options), disk_budget_bytes) {}
   SessionStore& store() override { return store_; }
   void Advance(absl::Duration duration) override { clock_.Advance(duration); }
 
@@ -44,27 +51,65 @@ class InMemoryUnderTest final : public StoreUnderTest {
   InMemorySessionStore store_;
 };
 
+// Returns the paths of all that a disk tier's folder holds beside its marker.
+inline std::vector<std::string> FilesIn(const std::string& folder) {
+  std::vector<std::string> paths;
+  std::error_code error;
+  std::filesystem::recursive_directory_iterator at(folder, error);
+  for (; at != std::filesystem::recursive_directory_iterator(); at.increment(error)) {
+    if (at->path().filename() != "mneme-disk-tier") paths.push_back(at->path().string());
+    if (error) break;
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
 // A store in an emptied database of a real redis-server, whose clock cannot be set: Advance waits.
 class RedisUnderTest final : public StoreUnderTest {
  public:
-  explicit RedisUnderTest(redis::Options redis, StoreOptions options = {})
-      : client_(std::move(redis)), store_(client_, keys_, std::move(options), errors_) {
+  // With `disk_budget_bytes` (0: no bound) it has a disk tier, in a folder of its own.
+  explicit RedisUnderTest(redis::Options redis, StoreOptions options = {},
+                          std::optional<int64_t> disk_budget_bytes = std::nullopt)
+      : client_(std::move(redis)),
+        disk_({.path = folder_.File("disk"),
+               .budget_bytes = disk_budget_bytes.value_or(0),
+               .store_id = "store of the test"},
+              metrics_),
+        store_(client_, keys_, std::move(options), metrics_,
+               disk_budget_bytes.has_value() ? &disk_ : nullptr) {
     EXPECT_TRUE(client_.RunOnEveryMaster({"FLUSHALL"}).ok());
   }
-  explicit RedisUnderTest(const std::string& address, StoreOptions options = {})
-      : RedisUnderTest(redis::Options{.address = address}, std::move(options)) {}
+  explicit RedisUnderTest(const std::string& address, StoreOptions options = {},
+                          std::optional<int64_t> disk_budget_bytes = std::nullopt)
+      : RedisUnderTest(redis::Options{.address = address}, std::move(options), disk_budget_bytes) {}
   SessionStore& store() override { return store_; }
   void Advance(absl::Duration duration) override { absl::SleepFor(duration); }
   redis::Client& client() { return client_; }
+  DiskTier& disk() { return disk_; }
+  // What is left in Redis, and of the disk tier beside its marker.
+  std::vector<std::string> AllThatIsThere() override {
+    std::vector<std::string> all = FilesIn(disk_.path());
+    const auto masters = client_.RunOnEveryMaster({"KEYS", "*"});
+    EXPECT_TRUE(masters.ok()) << masters.status();
+    for (const redis::Reply& keys : *masters) {
+      for (const redis::Reply& key : keys.elements()) all.push_back(key.text());
+    }
+    return all;
+  }
   TenantKeys& keys() { return keys_; }
   const crypto::Key& master_key() const { return master_key_; }
-  metrics::Counter& errors() { return errors_; }
+  MemoryMetrics& metrics() { return metrics_; }
+  metrics::Registry& registry() { return registry_; }
+  metrics::Counter& errors() { return metrics_.redis_errors(); }
 
  private:
-  metrics::Counter errors_;
+  metrics::Registry registry_;
+  MemoryMetrics metrics_{registry_};
   redis::Client client_;
   const crypto::Key master_key_ = crypto::Key::Random();
   TenantKeys keys_{client_, master_key_, "(the test's own key)"};
+  testing::TempFolder folder_;
+  DiskTier disk_;
   RedisSessionStore store_;
 };
 
@@ -93,11 +138,12 @@ class StoreTest : public ::testing::TestWithParam<StoreKind> {
 
   void SetUp() override { UseOptions({}); }
 
-  void UseOptions(StoreOptions options) {
+  // With `disk_budget_bytes` (0: no bound) the store has a disk tier.
+  void UseOptions(StoreOptions options, std::optional<int64_t> disk_budget_bytes = std::nullopt) {
     under_test_.reset();
     switch (GetParam()) {
       case StoreKind::kInMemory:
-        under_test_ = std::make_unique<InMemoryUnderTest>(std::move(options));
+        under_test_ = std::make_unique<InMemoryUnderTest>(std::move(options), disk_budget_bytes);
         return;
       case StoreKind::kRedis:
         if (server_ == nullptr) {
@@ -105,7 +151,8 @@ class StoreTest : public ::testing::TestWithParam<StoreKind> {
           ASSERT_TRUE(started.ok()) << started.status();
           server_ = *std::move(started);
         }
-        under_test_ = std::make_unique<RedisUnderTest>(server_->address(), std::move(options));
+        under_test_ = std::make_unique<RedisUnderTest>(server_->address(), std::move(options),
+                                                       disk_budget_bytes);
         return;
       case StoreKind::kCluster:
         if (cluster_ == nullptr) {
@@ -115,13 +162,14 @@ class StoreTest : public ::testing::TestWithParam<StoreKind> {
         }
         under_test_ = std::make_unique<RedisUnderTest>(
             redis::Options{.mode = redis::Mode::kCluster, .address = cluster_->server(0).address()},
-            std::move(options));
+            std::move(options), disk_budget_bytes);
         return;
     }
   }
 
   SessionStore& store() { return under_test_->store(); }
   void Advance(absl::Duration duration) { under_test_->Advance(duration); }
+  std::vector<std::string> AllThatIsThere() { return under_test_->AllThatIsThere(); }
 
   static inline std::unique_ptr<testing::RedisServer> server_;
   static inline std::unique_ptr<testing::RedisCluster> cluster_;
@@ -268,6 +316,7 @@ struct Fetched {
   snapshot::v1::Manifest manifest;
   std::vector<int> positions;
   std::vector<std::string> payloads;
+  std::vector<std::string> tiers;
 };
 
 inline absl::StatusOr<Fetched> Fetch(SessionStore& store, const v1::FetchSnapshotRequest& request) {
@@ -278,6 +327,7 @@ inline absl::StatusOr<Fetched> Fetch(SessionStore& store, const v1::FetchSnapsho
       fetched.manifest = part.found().manifest();
     } else {
       fetched.positions.push_back(part.chunk().index());
+      fetched.tiers.push_back(part.chunk().tier());
       fetched.payloads.push_back(std::move(*part.mutable_chunk()->mutable_payload()));
     }
     return absl::OkStatus();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -15,9 +16,12 @@ namespace v1 = ::mneme::memory::v1;
 struct StoreOptions {
   int64_t default_ttl_seconds = 0;                // of a session after its last use; 0: for ever
   absl::Duration orphan_age = absl::Minutes(10);  // how long staged data waits for its turn
-  // Of all chunks in Redis; beyond it a sweep drops the snapshots of the least used families, never
-  // text. 0: no bound. The in-memory store has none.
+  // Payload bytes of all chunks in Redis; beyond it a sweep moves those of the least used families
+  // to disk, or drops their snapshots where there is no disk tier; never text. 0: no bound.
   int64_t redis_budget_bytes = 0;
+  // Of a tenant and model: whether what idle sessions have stored may be rounded before a sweep
+  // without a disk tier drops it. Null: of none.
+  std::function<bool(const std::string& tenant, const std::string& model)> is_elastic;
   v1::Quota default_quota;
   std::map<std::string, v1::Quota> quotas;  // by tenant
 

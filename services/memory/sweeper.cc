@@ -1,5 +1,6 @@
 #include "services/memory/sweeper.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 
@@ -7,6 +8,12 @@
 #include "common/log/log.h"
 
 namespace mneme::memory {
+namespace {
+
+// Enough for what must be moved, however often it is looked for.
+constexpr absl::Duration kLeastTime = absl::Seconds(10);
+
+}  // namespace
 
 Sweeper::Sweeper(SessionStore& store, absl::Duration interval)
     : store_(store),
@@ -29,7 +36,7 @@ void Sweeper::Run(const std::stop_token& stop) {
       }
       if (stop.stop_requested()) return;
     }
-    const absl::Status status = store_.Sweep(absl::Now() + interval_);
+    const absl::Status status = store_.Sweep(absl::Now() + std::max(interval_, kLeastTime));
     if (!status.ok() && !is_failing) {
       log::Warning("sweeping failed, it is tried again",
                    {{"error", std::string(status.message())}});

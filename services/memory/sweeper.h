@@ -10,8 +10,9 @@
 
 namespace mneme::memory {
 
-// Sweeps every `interval`, each time for no longer than that, until it is destroyed. What fails is
-// logged once until it works again: a store that does not answer is tried again at the next turn.
+// Sweeps every `interval`, each time for no longer than that or 10 s, until it is destroyed. What
+// fails is logged once until it works again: a store that does not answer is tried again at the
+// next turn.
 class Sweeper {
  public:
   // `store` must outlive this.

@@ -98,7 +98,8 @@ TEST_F(ChatTest, ASessionGoesOnAndCanBeListedShownAndDeleted) {
 TEST_F(ChatTest, WrongUseIsToldClearly) {
   EXPECT_THAT(Mneme(*up_, {"chat", "--model", "no-such-model", "hi"}).err,
               HasSubstr("no-such-model"));
-  EXPECT_THAT(Mneme(*up_, {"chat", "--policy", "widow", "hi"}).err, HasSubstr("window:4,1024"));
+  EXPECT_THAT(Mneme(*up_, {"chat", "--policy", "widow", "hi"}).err,
+              HasSubstr("window:SINKS,RECENT"));
   EXPECT_THAT(Mneme(*up_, {"chat"}).err, HasSubstr("the message is empty"));
   EXPECT_THAT(Mneme(*up_, {"chat", "--top-p", "7", "hi"}).err, HasSubstr("top_p"));
 }

@@ -1,189 +1,83 @@
-// The real mneme-executor, mneme-memory and redis-server: a session's key/value memory outlives all
-// three. The gateway's part (lease, commit) is played by the test.
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdlib>
-#include <memory>
-#include <string>
-#include <vector>
+// A session's key/value memory outlives the executor, the memory service and Redis.
+#include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/config/config.h"
-#include "common/rpc/client.h"
-#include "common/rpc/grpc_status.h"
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
-#include "mneme/executor/v1/config.pb.h"
-#include "mneme/executor/v1/executor.grpc.pb.h"
-#include "mneme/memory/v1/config.pb.h"
-#include "mneme/memory/v1/memory.grpc.pb.h"
-#include "services/executor/test_requests.h"
-#include "tests/support/free_port.h"
-#include "tests/support/redis_server.h"
-#include "tests/support/temp_folder.h"
+#include "common/redis/client.h"
+#include "services/memory/family.h"
+#include "services/memory/master_key.h"
+#include "services/memory/tenant_keys.h"
+#include "tests/integration/stored_session_fixture.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::testing {
 namespace {
 
-// One of our processes on a fixed port. It ends with this object.
-class Service {
- public:
-  explicit Service(std::string name) : name_(std::move(name)) {}
-  ~Service() { Kill(); }
-
-  // Returns when the process answers.
-  template <typename Config>
-  void Start(Config config) {
-    if (port_ == 0) port_ = *FreePort();
-    config.set_listen(address());
-    const std::string path = folder_.File("config.json");
-    ASSERT_TRUE(config::WriteFileAtomically(path, config::ToJson(config)).ok());
-    const std::string binary = absl::StrCat(std::getenv("MNEME_BIN"), "/", name_);
-    const std::string log = folder_.File("log");
-    const char* const arguments[] = {binary.c_str(), "--config", path.c_str(), nullptr};
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      dup2(open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600), 2);
-      execv(binary.c_str(), const_cast<char* const*>(arguments));
-      _exit(127);
-    }
-    ASSERT_TRUE(rpc::WaitForConnection(*channel(), absl::Minutes(2)))
-        << config::ReadFile(log)->c_str();
-  }
-
-  void Kill() {
-    if (pid_ < 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = -1;
-  }
-
-  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
-  std::shared_ptr<grpc::Channel> channel() const { return rpc::ConnectTo(address()); }
-  std::string File(const std::string& name) const { return folder_.File(name); }
-
- private:
-  const std::string name_;
-  TempFolder folder_;
-  int port_ = 0;
-  pid_t pid_ = -1;
-};
-
-class SessionMemoryTest : public ::testing::Test {
+class SessionMemoryTest : public StoredSessionTest {
  protected:
-  void SetUp() override {
-    redis_ = *RedisServer::Start({.append_fsync = "always"});
-    ASSERT_TRUE(
-        config::WriteFileAtomically(memory_.File("master.key"), std::string(64, 'a'), 0600).ok());
-    StartMemory();
-    StartExecutor();
-    for (const executor::GoldenPrompt& prompt : executor::GoldenPrompts()) {
-      prompts_.push_back(prompt.prompt_ids);
-    }
-    ASSERT_GE(prompts_.size(), 5U);
+  inference::v1::MemoryReceipt Turn(size_t index, bool is_undisturbed = true) {
+    return StoredSessionTest::Turn("s", prompts_[index], 12, {}, is_undisturbed);
   }
 
-  void StartMemory() {
-    memory::v1::MemoryConfig config;
-    config.mutable_redis()->set_address(redis_->address());
-    config.set_master_key_file(memory_.File("master.key"));
-    memory_.Start(config);
-  }
-
-  void StartExecutor() {
-    executor::v1::ExecutorConfig config = executor::DefaultModelConfig("float32");
-    config.set_kv_budget_bytes(int64_t{256} << 20);
-    config.set_memory_address(memory_.address());
-    executor_.Start(config);
-  }
-
-  executor::v1::GenerateResponse Generate(const executor::v1::GenerateRequest& request,
-                                          std::vector<int32_t>* ids) {
-    executor::v1::GenerateResponse last;
-    for (;;) {
-      ids->clear();
-      grpc::ClientContext context;
-      const auto stub = executor::v1::ExecutorService::NewStub(executor_.channel());
-      const auto reader = stub->Generate(&context, request);
-      executor::v1::GenerateResponse response;
-      while (reader->Read(&response)) {
-        ids->insert(ids->end(), response.token_ids().begin(), response.token_ids().end());
-        last = response;
-      }
-      const grpc::Status status = reader->Finish();
-      if (status.ok()) return last;
-      // The model is being loaded.
-      EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
-      if (status.error_code() != grpc::StatusCode::UNAVAILABLE) return last;
-      absl::SleepFor(absl::Milliseconds(50));
-    }
-  }
-
-  // A turn with new tokens from prompt `index`, committed; its text is that of an undisturbed one.
-  inference::v1::MemoryReceipt Turn(size_t index) {
-    const auto stub = memory::v1::MemoryService::NewStub(memory_.channel());
-    memory::v1::AcquireLeaseRequest acquire;
-    acquire.set_tenant("t");
-    acquire.set_session_id("s");
-    acquire.set_holder("test");
-    acquire.set_create(true);
-    acquire.set_model("smollm2-135m-instruct");
-    acquire.set_with_history(true);
-    memory::v1::AcquireLeaseResponse lease;
-    grpc::ClientContext lease_context;
-    lease_context.set_wait_for_ready(true);
-    const grpc::Status leased = stub->AcquireLease(&lease_context, acquire, &lease);
-    EXPECT_TRUE(leased.ok()) << leased.error_message();
-
-    executor::v1::GenerateRequest request;
-    request.mutable_prompt_ids()->Assign(lease.token_ids().begin(), lease.token_ids().end());
-    request.mutable_prompt_ids()->Add(prompts_[index].begin(), prompts_[index].end());
-    request.mutable_sampling()->set_max_tokens(12);
-    request.mutable_sampling()->set_temperature(0.7F);
-    request.mutable_sampling()->set_seed(index);
-    request.mutable_sampling()->set_ignore_eos(true);
-    std::vector<int32_t> expected;
-    Generate(request, &expected);
+  // The memory service makes the session smaller and the executor forgets it, as the gateway has
+  // it.
+  memory::v1::CompactSessionResponse Compact(memory::v1::CompactSessionRequest request) {
     request.set_tenant("t");
     request.set_session_id("s");
-    request.set_lease_token(lease.lease_token());
-    request.set_parent_version(lease.session().version());
-    request.set_snapshot_version(lease.snapshot_version());
-    std::vector<int32_t> ids;
-    const executor::v1::GenerateResponse last = Generate(request, &ids);
-    EXPECT_EQ(ids, expected);
-    EXPECT_NE(last.snapshot_id(), "") << last.receipt().not_persisted_reason();
-
-    memory::v1::CommitTurnRequest commit;
-    commit.set_tenant("t");
-    commit.set_session_id("s");
-    commit.set_lease_token(lease.lease_token());
-    commit.set_parent_version(lease.session().version());
-    commit.set_snapshot_id(last.snapshot_id());
-    commit.set_release(true);
-    commit.mutable_turn()->mutable_token_ids()->Add(prompts_[index].begin(), prompts_[index].end());
-    commit.mutable_turn()->mutable_token_ids()->Add(ids.begin(), ids.end());
-    commit.mutable_turn()->add_messages()->set_role("assistant");
-    memory::v1::CommitTurnResponse committed;
-    grpc::ClientContext commit_context;
-    const grpc::Status status = stub->CommitTurn(&commit_context, commit, &committed);
+    memory::v1::CompactSessionResponse response;
+    grpc::ClientContext context;
+    const grpc::Status status = memory::v1::MemoryService::NewStub(memory_.channel())
+                                    ->CompactSession(&context, request, &response);
     EXPECT_TRUE(status.ok()) << status.error_message();
-    EXPECT_EQ(committed.snapshot_lost_reason(), "");
-    num_tokens_ = request.prompt_ids_size() + static_cast<int64_t>(ids.size());
-    return last.receipt();
+    executor::v1::ForgetMemoryRequest forget;
+    forget.set_tenant("t");
+    forget.set_session_id("s");
+    executor::v1::ForgetMemoryResponse forgotten;
+    grpc::ClientContext forget_context;
+    EXPECT_TRUE(executor::v1::ExecutorService::NewStub(executor_.channel())
+                    ->ForgetMemory(&forget_context, forget, &forgotten)
+                    .ok());
+    return response;
   }
 
-  std::unique_ptr<RedisServer> redis_;
-  Service memory_{"mneme-memory"};
-  Service executor_{"mneme-executor"};
-  std::vector<std::vector<int32_t>> prompts_;
-  int64_t num_tokens_ = 0;  // of the session's log
+  // Changes the manifest of the session's latest turn where it is stored, as another version of the
+  // memory service might have written it.
+  void ChangeManifest(const std::function<void(snapshot::v1::Manifest*)>& change) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    redis::Client client({.address = redis_->address()});
+    const auto text = [&](const redis::Command& command) {
+      const auto reply = client.Run(command, deadline);
+      EXPECT_TRUE(reply.ok()) << reply.status();
+      return reply.ok() ? reply->text() : "";
+    };
+    const auto master_key = memory::LoadMasterKey(memory_.File("master.key"));
+    ASSERT_TRUE(master_key.ok()) << master_key.status();
+    memory::TenantKeys keys(client, *master_key, "the test's");
+    const auto key = keys.Find("t", /*again=*/false, deadline);
+    ASSERT_TRUE(key.ok()) << key.status();
+    const memory::Family family(*key, "t", text({"HGET", "mneme:2:{t}:families", "s"}));
+    const std::string turn = text({"LINDEX", family.TurnsKey("s"), "-1"});
+    const std::string field = absl::StrCat("m", turn);
+    const auto opened = family.OpenManifest(text({"HGET", family.BodiesKey(), field}), turn);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    snapshot::v1::Manifest manifest;
+    ASSERT_TRUE(manifest.ParseFromString(*opened));
+    change(&manifest);
+    const auto stored = client.Run({"HSET", family.BodiesKey(), field,
+                                    family.SealManifest(manifest.SerializeAsString(), turn)},
+                                   deadline);
+    ASSERT_TRUE(stored.ok()) << stored.status();
+  }
+
+  // Waits until Redis has none of the session's chunks.
+  void WaitUntilDemoted() {
+    redis::Client client({.address = redis_->address()});
+    const absl::Time deadline = absl::Now() + TimeLimit(absl::Seconds(30));
+    while (!client.Run({"KEYS", "*:c:*"})->elements().empty()) {
+      ASSERT_LT(absl::Now(), deadline);
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+  }
 };
 
 TEST_F(SessionMemoryTest, OutlivesExecutorMemoryServiceAndRedis) {
@@ -220,6 +114,88 @@ TEST_F(SessionMemoryTest, OutlivesExecutorMemoryServiceAndRedis) {
   receipt = Turn(4);
   EXPECT_EQ(receipt.tier(), "hot");
   EXPECT_EQ(receipt.reused_tokens(), stored);
+
+  // Redis has no room for it any more, and the executor has lost its own.
+  memory_.Kill();
+  tiers_.set_redis_budget_bytes(1);
+  tiers_.set_disk_path(memory_.File("disk"));
+  StartMemory();
+  WaitUntilDemoted();
+  executor_.Kill();
+  StartExecutor();
+  stored = num_tokens_ - 1;
+  receipt = Turn(0);
+  EXPECT_EQ(receipt.tier(), "disk");
+  EXPECT_EQ(receipt.restored_tokens(), stored);
+}
+
+TEST_F(SessionMemoryTest, MemoryOfAnotherModelIsNotUsed) {
+  EXPECT_EQ(Turn(0).tier(), "none");
+  for (const char* const compute : {"bfloat16", "float32"}) {
+    // The same weights, but other numbers.
+    executor_.Kill();
+    compute_ = compute;
+    StartExecutor();
+    const inference::v1::MemoryReceipt receipt = Turn(1);
+    EXPECT_EQ(receipt.tier(), "rebuilt");
+    EXPECT_EQ(receipt.restored_tokens(), 0);
+    EXPECT_EQ(receipt.prefilled_tokens() + 12, num_tokens_);
+  }
+  // What this model has stored by now is.
+  executor_.Kill();
+  StartExecutor();
+  const int64_t stored = num_tokens_ - 1;
+  const inference::v1::MemoryReceipt receipt = Turn(2);
+  EXPECT_EQ(receipt.tier(), "redis");
+  EXPECT_EQ(receipt.restored_tokens(), stored);
+}
+
+TEST_F(SessionMemoryTest, MemoryInAnotherFormatIsNotUsed) {
+  Turn(0);
+  for (const uint32_t format : {0, 2}) {
+    ChangeManifest([&](snapshot::v1::Manifest* manifest) {
+      EXPECT_EQ(manifest->format_version(), 1U);
+      manifest->set_format_version(format);
+    });
+    executor_.Kill();
+    StartExecutor();
+    const inference::v1::MemoryReceipt receipt = Turn(1);
+    EXPECT_EQ(receipt.tier(), "rebuilt") << format;
+    EXPECT_EQ(receipt.restored_tokens(), 0) << format;
+    EXPECT_EQ(receipt.prefilled_tokens() + 12, num_tokens_) << format;
+  }
+}
+
+TEST_F(SessionMemoryTest, CompactedMemoryIsRestoredAndGoesOnUnderItsWindow) {
+  for (const size_t index : {0, 1, 2, 3}) Turn(index);
+  const int64_t stored = num_tokens_ - 1;
+  ASSERT_GT(stored, 100);
+
+  // Fewer bits: the numbers are others from here on, the place is not.
+  memory::v1::CompactSessionRequest request;
+  request.set_encoding(snapshot::v1::ENCODING_INT8);
+  const memory::v1::CompactSessionResponse rounded = Compact(request);
+  EXPECT_LT(rounded.kv_bytes_after(), rounded.kv_bytes_before() / 3);
+  EXPECT_EQ(rounded.entries_after(), stored);
+  inference::v1::MemoryReceipt receipt = Turn(4, /*is_undisturbed=*/false);
+  EXPECT_EQ(receipt.tier(), "redis");
+  EXPECT_EQ(receipt.restored_tokens(), stored);
+  EXPECT_EQ(receipt.prefilled_tokens(), static_cast<int64_t>(prompts_[4].size()) + 1);
+
+  // A window.
+  const int64_t covered = num_tokens_ - 1;
+  request.Clear();
+  request.mutable_memory_policy()->mutable_window()->set_sinks(4);
+  request.mutable_memory_policy()->mutable_window()->set_recent(44);
+  const memory::v1::CompactSessionResponse shrunk = Compact(request);
+  EXPECT_EQ(shrunk.entries_before(), covered);
+  EXPECT_LE(shrunk.entries_after(), 16 + 44 + 16);
+  EXPECT_LT(shrunk.kv_bytes_after(), shrunk.kv_bytes_before());
+  receipt = Turn(0, /*is_undisturbed=*/false);
+  EXPECT_EQ(receipt.tier(), "redis");
+  EXPECT_EQ(receipt.restored_tokens(), covered);
+  EXPECT_LE(receipt.resident_tokens(), 16 + 44 + 16);
+  EXPECT_EQ(Turn(1, /*is_undisturbed=*/false).tier(), "hot");
 }
 
 }  // namespace

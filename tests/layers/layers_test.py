@@ -16,7 +16,8 @@ RANKS = {
         "common/weights", "common/auth", "common/crypto",
     ],
 }
-TORCH_FOLDERS = ("kernels", "common/model", "common/memory", "common/snapshot", "services/executor")
+TORCH_FOLDERS = ("kernels", "common/model", "common/memory", "common/snapshot", "common/evolution",
+                 "services/executor")
 GRPC_FOLDERS = ("common/rpc", "services/")
 
 

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/config/config.h"
 #include "common/status/status_macros.h"
+#include "tests/support/time_limit.h"
 
 namespace mneme::testing {
 namespace {
@@ -18,7 +19,7 @@ constexpr int kQuorum = 2;
 
 // By its log: it may have a password.
 absl::Status WaitUntilInStep(const RedisServer& replica) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  const absl::Time deadline = absl::Now() + TimeLimit(absl::Seconds(30));
   while (absl::Now() < deadline) {
     const std::string log =
         config::ReadFile(absl::StrCat(replica.folder(), "/redis.log")).value_or("");
@@ -77,7 +78,7 @@ std::vector<std::string> RedisSentinels::addresses() const {
 }
 
 absl::Status RedisSentinels::WaitUntilKnown(const RedisSentinelsOptions& options) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  const absl::Time deadline = absl::Now() + TimeLimit(absl::Seconds(30));
   for (const auto& sentinel : sentinels_) {
     // What a Sentinel knows it also writes into its configuration, password or not.
     const std::string path = absl::StrCat(sentinel->folder(), "/redis.conf");

@@ -1,0 +1,134 @@
+// What memory policies cost: a prompt of the default model (or of $MNEME_MODEL) under one policy
+// and under `full`, turn by turn in the same run, so that a busy machine slows both. Counter
+// "over_full" is the ratio of their times. Budgets are far above the prompt ("observe": statistics
+// alone) or a quarter of it ("drop": dropping, too, and less to attend to).
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/memory/eviction_policy.h"
+#include "common/memory/kv_pool.h"
+#include "common/memory/kv_sequence.h"
+#include "common/memory/kv_tables.h"
+#include "common/memory/namm_policy.h"
+#include "common/model/model.h"
+#include "common/weights/model_files.h"
+
+namespace mneme::model {
+namespace {
+
+using Policy = std::shared_ptr<const memory::MemoryPolicy>;
+
+constexpr int64_t kStep = 512;
+
+std::string Environment(const char* name, const std::string& missing) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? missing : value;
+}
+
+struct Engine {
+  std::unique_ptr<Model> model;
+  std::unique_ptr<memory::KvPool> pool;
+  std::unique_ptr<memory::KvTables> tables;
+};
+
+Engine* TheEngine() {
+  static Engine* const engine = []() -> Engine* {
+    const std::string cache =
+        Environment("MNEME_CACHE", Environment("HOME", "/") + "/.cache/mneme");
+    const std::string path = Environment(
+        "MNEME_MODEL", cache + "/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
+    auto files = weights::ModelFiles::Open(path);
+    if (!files.ok()) return nullptr;
+    auto model =
+        Model::Load(std::shared_ptr(*std::move(files)), {.compute = ComputeType::kBFloat16});
+    if (!model.ok()) return nullptr;
+    auto* const made = new Engine;
+    made->model = *std::move(model);
+    made->pool = *memory::KvPool::Create(made->model->PoolOptions(int64_t{1} << 29));
+    made->tables = *memory::KvTables::Create(made->model->kv_shape(), made->model->device());
+    return made;
+  }();
+  return engine;
+}
+
+// Seconds of reading `num_tokens` tokens; below 0: an error.
+double Read(Engine& engine, const Policy& policy, int64_t num_tokens) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    tokens.push_back(static_cast<int32_t>((i * 7919 + 17) % 30000));
+  }
+  memory::KvSequence sequence(engine.pool.get(), engine.model->kv_shape(), policy);
+  if (!sequence.Attach(*engine.tables).ok()) return -1;
+  const auto begin = std::chrono::steady_clock::now();
+  while (sequence.num_tokens() < num_tokens) {
+    const int64_t done = sequence.num_tokens();
+    const int64_t size = policy->LayOut(sequence, num_tokens - done, kStep).num_tokens;
+    const bool is_done = sequence.Reserve(size).ok() &&
+                         engine.model
+                             ->Forward({{.sequence = &sequence,
+                                         .tokens = absl::MakeConstSpan(tokens).subspan(done, size),
+                                         .num_logits = 0}})
+                             .ok() &&
+                         sequence.Forget().ok();
+    if (!is_done) return -1;
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void Compare(benchmark::State& state, const Policy& policy) {
+  Engine* const engine = TheEngine();
+  if (engine == nullptr) return state.SkipWithError("the default model is missing");
+  double with_policy = 0;
+  double full = 0;
+  for (auto _ : state) {
+    const double seconds = Read(*engine, policy, state.range(0));
+    const double other = Read(*engine, memory::FullPolicy(), state.range(0));
+    if (seconds < 0 || other < 0) return state.SkipWithError("a step failed");
+    state.SetIterationTime(seconds);
+    with_policy += seconds;
+    full += other;
+  }
+  state.counters["over_full"] = with_policy / full;
+}
+
+Policy Namm() {
+  memory::NammConfig config;
+  config.network.input_size = 25;
+  // Keeps everything: the cost of features and scores at full length.
+  const std::vector<float> parameters(memory::BamNetwork::NumParameters(config.network), 0.0f);
+  return *memory::NammPolicy(std::make_shared<const memory::NammModel>(
+      *memory::NammModel::Create(config, parameters, {})));
+}
+
+void Register(const std::string& name, Policy policy) {
+  benchmark::RegisterBenchmark(
+      name.c_str(),
+      [policy = std::move(policy)](benchmark::State& state) { Compare(state, policy); })
+      ->Arg(2048)
+      ->Unit(benchmark::kMillisecond)
+      ->UseManualTime()
+      ->Iterations(2);
+}
+
+[[maybe_unused]] const bool kRegistered = [] {
+  const memory::EvictionBudget all{.tokens = 1 << 20};
+  const memory::EvictionBudget quarter{.tokens = 512};
+  Register("Prefill/full", memory::FullPolicy());
+  Register("Prefill/window", *memory::WindowPolicy(4, 508));
+  Register("Prefill/h2o/observe", *memory::H2oPolicy({.budget = all, .interval = kStep}));
+  Register("Prefill/snapkv/observe", *memory::SnapKvPolicy({.budget = all, .interval = kStep}));
+  Register("Prefill/namm/observe", Namm());
+  Register("Prefill/h2o/drop", *memory::H2oPolicy({.budget = quarter}));
+  Register("Prefill/snapkv/drop", *memory::SnapKvPolicy({.budget = quarter}));
+  Register("Prefill/l2norm/drop", *memory::L2NormPolicy({.budget = quarter}));
+  return true;
+}();
+
+}  // namespace
+}  // namespace mneme::model
