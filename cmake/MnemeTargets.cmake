@@ -49,8 +49,10 @@ endfunction()
 # mneme_test(NAME redis SOURCES client_test.cc DEPS mneme::redis LABELS unit [TIMEOUT 60] [PREFIX p])
 # makes one test binary <name>_test; ctest sees each of its cases as <prefix or name>.<Suite>.<Case>.
 # TOGETHER "*/Cluster": cases that share something slow to start and are one test for ctest.
+# ALONE: the cases measure times; ctest runs nothing beside them.
 function(mneme_test)
-  cmake_parse_arguments(arg "" "NAME;TIMEOUT;PREFIX;TOGETHER" "${MNEME_ARGS};LABELS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(arg "ALONE" "NAME;TIMEOUT;PREFIX;TOGETHER"
+    "${MNEME_ARGS};LABELS;ENVIRONMENT" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
@@ -63,9 +65,9 @@ function(mneme_test)
     mneme_options ${arg_DEPS} GTest::gmock GTest::gtest_main)
   mneme_precompiled_set(set)
   mneme_precompile(${arg_NAME}_test ${set}_test)
-  set(alone "*")
+  set(each "*")
   if(arg_TOGETHER)
-    set(alone "-${arg_TOGETHER}")
+    set(each "-${arg_TOGETHER}")
     set(together_timeout 600)
     if(arg_TIMEOUT GREATER together_timeout)
       set(together_timeout ${arg_TIMEOUT})
@@ -73,15 +75,15 @@ function(mneme_test)
     add_test(NAME ${arg_PREFIX}.together
       COMMAND ${arg_NAME}_test "--gtest_filter=${arg_TOGETHER}")
     set_tests_properties(${arg_PREFIX}.together PROPERTIES
-      LABELS "${arg_LABELS}" TIMEOUT ${together_timeout}
+      LABELS "${arg_LABELS}" TIMEOUT ${together_timeout} RUN_SERIAL ${arg_ALONE}
       ENVIRONMENT "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR};MNEME_CACHE=${MNEME_CACHE};MNEME_TEST_TIME_FACTOR=${MNEME_TEST_TIME_FACTOR}")
   endif()
   gtest_discover_tests(${arg_NAME}_test
     TEST_PREFIX ${arg_PREFIX}.
-    TEST_FILTER ${alone}
+    TEST_FILTER ${each}
     DISCOVERY_MODE PRE_TEST
     DISCOVERY_TIMEOUT 120
-    PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+    PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} RUN_SERIAL ${arg_ALONE})
   # gtest_discover_tests takes no lists as property values, so the environment is set afterwards.
   set(script ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}_test_environment.cmake)
   set(environment "MNEME_BIN=${PROJECT_BINARY_DIR}/bin;MNEME_SOURCE=${PROJECT_SOURCE_DIR}")
