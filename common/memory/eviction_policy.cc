@@ -60,6 +60,11 @@ class EvictionPolicy : public MemoryPolicy {
 
   AttentionMask mask() const final { return {}; }
   bool moves_entries() const final { return true; }
+  // Where everything is there, dropping begins with the next interval; what entries received before
+  // counts for nothing.
+  bool CanFollow(const MemoryPolicy& earlier) const final {
+    return MemoryPolicy::CanFollow(earlier) || earlier.name() == "full";
+  }
   bool MovesEntriesAt(int64_t num_tokens) const final { return num_tokens % interval_ == 0; }
 
   ChunkLayout LayOut(const KvSequence& sequence, int64_t waiting, int64_t room) const final {

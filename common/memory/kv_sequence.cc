@@ -161,6 +161,22 @@ void KvSequence::ReleaseReserved() {
 
 absl::Status KvSequence::Forget() { return Apply(policy_->Retain(*this)); }
 
+absl::Status KvSequence::Tighten(std::shared_ptr<const MemoryPolicy> policy) {
+  if (policy->Describe() == policy_->Describe()) return absl::OkStatus();
+  // First entries that a model's own window has dropped can't stay.
+  const bool lacks_sinks = policy->mask().sinks > policy_->mask().sinks &&
+                           std::any_of(shape_.sliding_windows.begin(), shape_.sliding_windows.end(),
+                                       [](int64_t window) { return window > 0; });
+  if (lacks_sinks || !policy->CanFollow(*policy_)) {
+    return absl::FailedPreconditionError(absl::StrCat("a memory under ", policy_->Describe(),
+                                                      " can't go on under ", policy->Describe(),
+                                                      "; rebuild by prefill"));
+  }
+  state_ = policy->NewState(shape_);
+  policy_ = std::move(policy);
+  return Forget();
+}
+
 absl::Status KvSequence::Apply(const Retention& retention) {
   for (const ForgottenRange& range : retention.forgotten) RETURN_IF_ERROR(ForgetRange(range));
   if (retention.kept.empty()) return absl::OkStatus();

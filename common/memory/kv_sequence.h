@@ -40,6 +40,7 @@ class KvSequence {
   KvSequence& operator=(KvSequence&&) = default;
 
   const MemoryPolicy& policy() const { return *policy_; }
+  const std::shared_ptr<const MemoryPolicy>& shared_policy() const { return policy_; }
   // What the policy remembers of this sequence; null: nothing.
   PolicyState* state() const { return state_.get(); }
   const KvShape& shape() const { return shape_; }
@@ -74,6 +75,11 @@ class KvSequence {
   // Applies any decision. INVALID_ARGUMENT: indices not ascending or out of range.
   // RESOURCE_EXHAUSTED: moving entries of shared pages needs more pages than are free.
   absl::Status Apply(const Retention& retention);
+
+  // Puts a tighter policy in the place of the sequence's own. What a window does not keep is
+  // forgotten at once; those that choose by score drop with their next interval.
+  // FAILED_PRECONDITION: it needs what the present policy may have forgotten; rebuild by prefill.
+  absl::Status Tighten(std::shared_ptr<const MemoryPolicy> policy);
 
   // A new order of the entries from `first` on, the same in all heads: entry first + i becomes what
   // entry sources[i] is, its key turned by row i of the tables; what isn't named is forgotten, and

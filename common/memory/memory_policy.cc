@@ -13,6 +13,10 @@ namespace mneme::memory {
 namespace {
 
 constexpr int64_t kMaxWindowEntries = int64_t{1} << 24;
+// First entries that stay when `full` is tightened (StreamingLLM's).
+constexpr int64_t kElasticSinks = 4;
+// A window is not tightened below this.
+constexpr int64_t kMinElasticRecent = 128;
 
 int64_t PagesOf(int64_t entries) {
   return (entries + kernels::kPageEntries - 1) / kernels::kPageEntries;
@@ -62,6 +66,35 @@ class MaskPolicy final : public MemoryPolicy {
       if (begin < end) retention.forgotten.push_back({.layer = layer, .begin = begin, .end = end});
     }
     return retention;
+  }
+
+  bool CanFollow(const MemoryPolicy& earlier) const override {
+    return earlier.TighterOf(Describe()) != nullptr;
+  }
+
+  std::shared_ptr<const MemoryPolicy> Tighter(const KvSequence& sequence) const override {
+    const KvShape& shape = sequence.shape();
+    // What a model's own window has dropped can't become a first entry that stays.
+    if (std::any_of(shape.sliding_windows.begin(), shape.sliding_windows.end(),
+                    [](int64_t window) { return window > 0; })) {
+      return nullptr;
+    }
+    const int64_t length = sequence.length(0, 0);
+    const int64_t held = mask_.window == 0 ? length : std::min(length, mask_.window);
+    const int64_t recent = held / 2;
+    if (recent < kMinElasticRecent) return nullptr;
+    return std::make_shared<MaskPolicy>(
+        AttentionMask{.window = recent, .sinks = mask_.window == 0 ? kElasticSinks : mask_.sinks});
+  }
+
+  std::shared_ptr<const MemoryPolicy> TighterOf(absl::string_view description) const override {
+    const std::optional<stored::Window> tighter = stored::ParseWindow(description);
+    if (!tighter.has_value() ||
+        !stored::IsWithin(*tighter, {.sinks = mask_.sinks, .recent = mask_.window})) {
+      return nullptr;
+    }
+    return std::make_shared<MaskPolicy>(
+        AttentionMask{.window = tighter->recent, .sinks = tighter->sinks});
   }
 
   int64_t EstimatePeakPages(const KvShape& shape, int64_t num_tokens,

@@ -82,6 +82,24 @@ class MemoryPolicy {
   virtual absl::StatusOr<std::unique_ptr<PolicyState>> RestoreState(const KvShape& shape,
                                                                     absl::string_view bytes) const;
 
+  // Says whether a memory that was kept under `earlier` can go on under this policy
+  // (KvSequence::Tighten): whatever this one looks at is still there.
+  virtual bool CanFollow(const MemoryPolicy& earlier) const {
+    return Describe() == earlier.Describe();
+  }
+  // Returns a policy under which the sequence holds about half of what it holds now, for
+  // KvSequence::Tighten; null: there is none, or too little is left.
+  virtual std::shared_ptr<const MemoryPolicy> Tighter(const KvSequence& sequence) const {
+    static_cast<void>(sequence);
+    return nullptr;
+  }
+  // Returns the policy of the text (Describe) where it can have come of this one by Tighter, or is
+  // this one's; null: it can't.
+  virtual std::shared_ptr<const MemoryPolicy> TighterOf(absl::string_view description) const {
+    static_cast<void>(description);
+    return nullptr;
+  }
+
   // Returns the most pages that a sequence holds while it grows to `num_tokens` tokens in steps of
   // at most `step_tokens`: an upper bound, for admission.
   virtual int64_t EstimatePeakPages(const KvShape& shape, int64_t num_tokens,
@@ -113,8 +131,9 @@ struct PolicyResources {
 
 // Returns the policy of a request; full where none is chosen. INVALID_ARGUMENT, naming the field:
 // values out of range, or a model with sliding windows of its own under a policy that moves entries
-// (they would be seen beyond the window). FAILED_PRECONDITION: an artifact that is not loaded, or
-// beacons of a model that has nothing to make them of.
+// (they would be seen beyond the window), or `elastic` of a policy that can't be tightened.
+// FAILED_PRECONDITION: an artifact that is not loaded, or beacons of a model that has nothing to
+// make them of.
 absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreatePolicy(
     const inference::v1::MemoryPolicy& policy,
     const PolicyResources& resources = PolicyResources());

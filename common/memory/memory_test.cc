@@ -406,6 +406,42 @@ TEST_P(MemoryTest, WindowRewindsOnlyWhereItsEntriesAreLeft) {
   ExpectTablesMatch(sequence);
 }
 
+TEST_P(MemoryTest, ATightenedSequenceHoldsItsFirstEntriesAndTheNewerHalf) {
+  KvSequence sequence = NewSequence(FullPolicy());
+  Append(sequence, 255);
+  EXPECT_EQ(sequence.policy().Tighter(sequence), nullptr) << "too little would be left";
+  Append(sequence, 65);
+  const auto tighter = sequence.policy().Tighter(sequence);
+  ASSERT_NE(tighter, nullptr);
+  EXPECT_EQ(tighter->Describe(), "window(sinks=4,recent=160)");
+  // Room that is reserved for the next step stays.
+  ASSERT_TRUE(sequence.Reserve(3).ok());
+  ASSERT_TRUE(sequence.Tighten(tighter).ok());
+  EXPECT_EQ(sequence.policy().Describe(), tighter->Describe());
+  EXPECT_EQ(sequence.reserved_tokens(), 3);
+  sequence.ReleaseReserved();
+  EXPECT_EQ(sequence.num_pages(), tighter->EstimateResidentPages(kShape, 320));
+  ExpectTokens(sequence, 1, 2, {0, 3, 161, 319}, {0, 3, 161, 319});
+  ExpectTablesMatch(sequence);
+  // From now on it forgets as that window does, and can be tightened again.
+  Append(sequence, 40);
+  ASSERT_TRUE(sequence.Forget().ok());
+  EXPECT_EQ(sequence.num_pages(), tighter->EstimateResidentPages(kShape, 360));
+  EXPECT_EQ(tighter->Tighter(sequence), nullptr) << "80 are too few";
+  EXPECT_EQ(sequence.Tighten(FullPolicy()).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(sequence.Tighten(*WindowPolicy(5, 10)).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(sequence.Tighten(*WindowPolicy(0, 10)).ok());
+  EXPECT_EQ(sequence.num_pages(), 2 * kHeads);
+}
+
+TEST_P(MemoryTest, ModelsWithSlidingWindowsOfTheirOwnAreNotTightened) {
+  KvShape shape = kShape;
+  shape.sliding_windows = {0, 10};
+  KvSequence sequence = NewSequence(FullPolicy(), shape);
+  Append(sequence, 320);
+  EXPECT_EQ(sequence.policy().Tighter(sequence), nullptr);
+}
+
 TEST_P(MemoryTest, LayersWithSlidingWindowsForgetUnderTheFullPolicy) {
   KvShape shape = kShape;
   shape.sliding_windows = {0, 10};
@@ -506,6 +542,30 @@ TEST(MemoryPolicyTest, ParsesTheProto) {
   proto.mutable_window()->set_sinks(0);
   proto.mutable_window()->set_recent(std::numeric_limits<int32_t>::max());
   EXPECT_EQ(CreatePolicy(proto, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(MemoryPolicyTest, TighterOnesAreKnownByTheirText) {
+  const auto full = FullPolicy();
+  EXPECT_EQ(full->TighterOf("full")->Describe(), "full");
+  EXPECT_EQ(full->TighterOf("window(sinks=4,recent=9)")->Describe(), "window(sinks=4,recent=9)");
+  EXPECT_EQ(full->TighterOf("h2o(tokens=9)"), nullptr);
+  const auto window = *WindowPolicy(4, 100);
+  EXPECT_EQ(window->TighterOf("full"), nullptr);
+  EXPECT_EQ(window->TighterOf("window(sinks=4,recent=101)"), nullptr);
+  EXPECT_EQ(window->TighterOf("window(sinks=5,recent=100)"), nullptr);
+  EXPECT_NE(window->TighterOf("window(sinks=0,recent=100)"), nullptr);
+}
+
+TEST(MemoryPolicyTest, ElasticGoesWithFullAndWindow) {
+  inference::v1::MemoryPolicy proto;
+  proto.set_elastic(true);
+  EXPECT_TRUE(CreatePolicy(proto, {}).ok());
+  proto.mutable_l2norm()->mutable_budget()->set_tokens(64);
+  const auto refused = CreatePolicy(proto, {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status::PayloadOf(refused.status(), status::kFieldPayload), "memory_policy.elastic");
+  proto.set_elastic(false);
+  EXPECT_TRUE(CreatePolicy(proto, {}).ok());
 }
 
 TEST(MemoryPolicyTest, MaskOfALayerIsTheNarrower) {

@@ -79,7 +79,12 @@ std::string ReceiptText(const inference::v1::MemoryReceipt& receipt) {
       {"  key/value memory", absl::StrCat(BytesText(receipt.kv_bytes_resident()), " resident of ",
                                           BytesText(receipt.kv_bytes_full()), " in full, peak ",
                                           BytesText(receipt.kv_bytes_peak()))});
-  rows.push_back({"  compression", absl::StrFormat("%.2fx", receipt.compression_ratio())});
+  std::string compression = absl::StrFormat("%.2fx", receipt.compression_ratio());
+  if (!receipt.policy().empty()) absl::StrAppend(&compression, ", ", receipt.policy());
+  if (receipt.shrinks() > 0) {
+    absl::StrAppend(&compression, ", tightened for want of pages: ", receipt.shrinks());
+  }
+  rows.push_back({"  compression", compression});
   rows.push_back({"  came from", absl::StrCat(receipt.tier().empty() ? "none" : receipt.tier(),
                                               ", ", BytesText(receipt.bytes_moved()), " moved")});
   const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());

@@ -81,12 +81,13 @@ bool Read(absl::string_view name, absl::string_view rest, MemoryPolicy* policy) 
 
 absl::StatusOr<MemoryPolicy> ParsePolicy(absl::string_view text) {
   MemoryPolicy policy;
-  if (text == "full") {
-    policy.mutable_full();
-    return policy;
-  }
-  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits(':', 1));
-  if (parts.size() == 2 && Read(parts[0], parts[1], &policy)) return policy;
+  absl::string_view rest = text;
+  const bool is_elastic = absl::ConsumeSuffix(&rest, ",elastic");
+  const std::vector<absl::string_view> parts = absl::StrSplit(rest, absl::MaxSplits(':', 1));
+  if (rest == "full") policy.mutable_full();
+  const bool is_read = rest == "full" || (parts.size() == 2 && Read(parts[0], parts[1], &policy));
+  if (is_elastic) policy.set_elastic(true);
+  if (is_read && (!is_elastic || policy.has_full() || policy.has_window())) return policy;
   return absl::InvalidArgumentError(
       absl::StrCat("no such memory policy: ", text, "\nthere are ", kPolicyForms));
 }

@@ -9,7 +9,8 @@ namespace mneme::cli {
 
 // What a policy is written as, for help texts: "full, window:SINKS,RECENT, …".
 inline constexpr char kPolicyForms[] =
-    "full, window:SINKS,RECENT, h2o:BUDGET, snapkv:BUDGET, l2norm:BUDGET, namm:ARTIFACT[,SIZE], "
+    "full[,elastic], window:SINKS,RECENT[,elastic], h2o:BUDGET, snapkv:BUDGET, l2norm:BUDGET, "
+    "namm:ARTIFACT[,SIZE], "
     "beacon:RATIO[,RATIO...][,max=N]; a budget is a number of tokens per head or a share as 1/4";
 
 // INVALID_ARGUMENT, with the forms there are.

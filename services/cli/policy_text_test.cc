@@ -15,6 +15,10 @@ TEST(PolicyTextTest, EveryPolicyHasAForm) {
   ASSERT_TRUE(window.ok()) << window.status();
   EXPECT_EQ(window->window().sinks(), 4);
   EXPECT_EQ(window->window().recent(), 1024);
+  EXPECT_FALSE(window->elastic());
+  EXPECT_TRUE(ParsePolicy("full,elastic")->elastic());
+  EXPECT_EQ(ParsePolicy("window:4,64,elastic")->window().recent(), 64);
+  EXPECT_TRUE(ParsePolicy("window:4,64,elastic")->elastic());
   EXPECT_EQ(ParsePolicy("h2o:512")->h2o().budget().tokens(), 512);
   EXPECT_EQ(ParsePolicy("snapkv:1/4")->snapkv().budget().fraction(), 0.25);
   EXPECT_EQ(ParsePolicy("l2norm:0.5")->l2norm().budget().fraction(), 0.5);
@@ -45,6 +49,8 @@ TEST(PolicyTextTest, AnythingElseIsRefusedWithTheForms) {
                                   "h2o:2/1",
                                   "h2o:1/0",
                                   "h2o:x",
+                                  "h2o:64,elastic",
+                                  ",elastic",
                                   "snapkv:nan",
                                   "l2norm:1.5",
                                   "namm:",

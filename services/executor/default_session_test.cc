@@ -65,6 +65,14 @@ class DefaultSessionTest : public ::testing::TestWithParam<const char*> {
     return answer;
   }
 
+  void ForgetHot() {
+    v1::ForgetMemoryRequest forget;
+    forget.set_tenant("t");
+    grpc::ClientContext context;
+    v1::ForgetMemoryResponse forgotten;
+    ASSERT_TRUE(stub_->ForgetMemory(&context, forget, &forgotten).ok());
+  }
+
   // Three turns, each of which finds neither hot pages nor copies.
   void ExpectSameTexts(const v1::GenerateRequest& settings) {
     v1::GenerateRequest request = settings;
@@ -81,11 +89,7 @@ class DefaultSessionTest : public ::testing::TestWithParam<const char*> {
       plain.clear_session_id();
       const Answer expected = Generate(plain);
 
-      v1::ForgetMemoryRequest forget;
-      forget.set_tenant("t");
-      grpc::ClientContext context;
-      v1::ForgetMemoryResponse forgotten;
-      ASSERT_TRUE(stub_->ForgetMemory(&context, forget, &forgotten).ok());
+      ForgetHot();
       const Answer answer = Generate(request);
       EXPECT_EQ(answer.ids, expected.ids) << version;
       EXPECT_EQ(answer.logprobs, expected.logprobs) << version;
@@ -135,8 +139,7 @@ TEST_P(DefaultSessionTest, ComeBackBitForBitWithAWindow) {
   ExpectSameTexts(request);
 }
 
-// What the policy remembers comes back with the entries.
-TEST_P(DefaultSessionTest, ComeBackBitForBitWhereEntriesAreDropped) {
+std::vector<inference::v1::MemoryPolicy> DroppingPolicies() {
   std::vector<inference::v1::MemoryPolicy> policies(3);
   policies[0].mutable_h2o()->mutable_budget()->set_tokens(40);
   policies[0].mutable_h2o()->set_interval(16);
@@ -145,12 +148,57 @@ TEST_P(DefaultSessionTest, ComeBackBitForBitWhereEntriesAreDropped) {
   policies[1].mutable_snapkv()->set_interval(24);
   policies[2].mutable_l2norm()->mutable_budget()->set_tokens(32);
   policies[2].mutable_l2norm()->set_interval(20);
-  for (const inference::v1::MemoryPolicy& policy : policies) {
+  return policies;
+}
+
+// What the policy remembers comes back with the entries.
+TEST_P(DefaultSessionTest, ComeBackBitForBitWhereEntriesAreDropped) {
+  for (const inference::v1::MemoryPolicy& policy : DroppingPolicies()) {
     SCOPED_TRACE(policy.ShortDebugString());
     v1::GenerateRequest request = Settings();
     *request.mutable_memory_policy() = policy;
     ExpectSameTexts(request);
     EXPECT_GT(memory_.Committed("t", "s", 3).held_size(), 1);  // heads differ
+  }
+}
+
+// A session that kept everything goes on under a policy that does not, without its history being
+// computed again: hot and restored alike.
+TEST_P(DefaultSessionTest, AFullMemoryIsTightenedByTheNextTurn) {
+  v1::GenerateRequest request = Settings();
+  request.set_tenant("t");
+  request.set_session_id("s");
+  request.set_lease_token(1);
+  for (const int i : {1, 2, 3}) {
+    request.mutable_prompt_ids()->Add(prompts_[i].prompt_ids.begin(), prompts_[i].prompt_ids.end());
+  }
+  const v1::GenerateRequest first = request;
+  const Answer one = Generate(first);
+  ASSERT_TRUE(memory_.Commit("t", "s", 1, one.last.snapshot_id()));
+  const int num_covered = request.prompt_ids_size() + static_cast<int>(one.ids.size()) - 1;
+  request.mutable_prompt_ids()->Add(one.ids.begin(), one.ids.end());
+  request.mutable_prompt_ids()->Add(prompts_[0].prompt_ids.begin(), prompts_[0].prompt_ids.end());
+  request.set_parent_version(1);
+  request.set_snapshot_version(1);
+  std::vector<inference::v1::MemoryPolicy> policies = DroppingPolicies();
+  policies.emplace_back().mutable_window()->set_recent(40);
+  for (const inference::v1::MemoryPolicy& policy : policies) {
+    SCOPED_TRACE(policy.ShortDebugString());
+    *request.mutable_memory_policy() = policy;
+    ForgetHot();
+    const Answer restored = Generate(request);
+    EXPECT_EQ(restored.last.receipt().restored_tokens(), num_covered);
+    EXPECT_EQ(restored.last.receipt().prefilled_tokens(), request.prompt_ids_size() - num_covered);
+    EXPECT_GT(restored.last.receipt().evicted_tokens(), 0);
+    EXPECT_THAT(restored.last.receipt().policy(), ::testing::Not("full"));
+    EXPECT_EQ(restored.last.receipt().not_persisted_reason(), "");
+    ForgetHot();
+    Generate(first);
+    const Answer hot = Generate(request);
+    EXPECT_EQ(hot.last.receipt().tier(), "hot");
+    EXPECT_EQ(hot.last.receipt().reused_tokens(), num_covered);
+    EXPECT_EQ(hot.ids, restored.ids);
+    EXPECT_EQ(hot.logprobs, restored.logprobs);
   }
 }
 

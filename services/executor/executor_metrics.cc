@@ -79,6 +79,8 @@ ExecutorMetrics::ExecutorMetrics(metrics::Registry& registry)
       steps(registry.AddCounter("mneme_executor_steps_total", "Steps of the model.")),
       preemptions(registry.AddCounter("mneme_executor_preemptions_total",
                                       "Sequences put back into the queue for want of pages.")),
+      shrinks(registry.AddCounter("mneme_executor_shrinks_total",
+                                  "Memories of elastic sequences tightened for want of pages.")),
       rejections(registry.AddCounter("mneme_executor_rejections_total",
                                      "Requests refused because the queue was full.")),
       cancelled(registry.AddCounter(kEnded, kEndedHelp, {{"reason", "cancelled"}})),

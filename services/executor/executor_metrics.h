@@ -43,6 +43,7 @@ struct ExecutorMetrics {
   metrics::Counter& snapshot_bytes_fetched;
   metrics::Counter& steps;
   metrics::Counter& preemptions;
+  metrics::Counter& shrinks;
   metrics::Counter& rejections;
   metrics::Counter& cancelled;
   metrics::Counter& deadline_exceeded;

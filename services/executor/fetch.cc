@@ -66,13 +66,27 @@ absl::Status Fetch::Look() {
   }
   RETURN_IF_ERROR(rpc::FromGrpc(reader->Finish()));
   if (!is_found) return absl::DataLossError("the memory service sent no manifest");
-  RETURN_IF_ERROR(snapshot::CheckManifest(manifest_, request_.lineage, request_.shape,
-                                          *request_.policy, request_.tokens));
+  policy_ = StoredPolicy(manifest_.lineage().policy());
+  snapshot::v1::Lineage lineage = request_.lineage;
+  lineage.set_policy(policy_->Describe());
+  RETURN_IF_ERROR(
+      snapshot::CheckManifest(manifest_, lineage, request_.shape, *policy_, request_.tokens));
   const int64_t gained = static_cast<int64_t>(manifest_.num_tokens()) - request_.num_present;
-  const bool is_enough = request_.num_present > 0 && gained <= request_.worthwhile_tokens;
+  const bool is_enough = request_.num_present > 0 && gained <= request_.worthwhile_tokens &&
+                         request_.present_policy->CanFollow(*policy_);
   state_.store(is_enough ? State::kEnough : State::kArriving, std::memory_order_release);
   signal_->Notify();
   return absl::OkStatus();
+}
+
+std::shared_ptr<const memory::MemoryPolicy> Fetch::StoredPolicy(const std::string& stored) const {
+  if (stored == request_.policy->Describe()) return request_.policy;
+  if (request_.may_be_tighter) {
+    if (auto tighter = request_.policy->TighterOf(stored)) return tighter;
+  }
+  // Only full and windows are wider than others, and told by their text.
+  auto wider = memory::FullPolicy()->TighterOf(stored);
+  return wider != nullptr && request_.policy->CanFollow(*wider) ? wider : request_.policy;
 }
 
 absl::Status Fetch::GetChunks() {

@@ -41,10 +41,12 @@ struct FetchRequest {
   snapshot::v1::Lineage lineage;
   memory::KvShape shape;
   std::shared_ptr<const memory::MemoryPolicy> policy;
+  bool may_be_tighter = false;  // a memory under what this was tightened to fits, too
   std::vector<int32_t> tokens;  // of the prompt
-  // Tokens whose memory is there already: chunks are fetched only where the snapshot covers more
-  // than `worthwhile_tokens` others.
+  // Tokens whose memory is there already, and its policy: chunks are fetched only where the
+  // snapshot covers more than `worthwhile_tokens` others, or lacks entries that are there.
   int64_t num_present = 0;
+  std::shared_ptr<const memory::MemoryPolicy> present_policy;
   int64_t worthwhile_tokens = 32;
 };
 
@@ -68,6 +70,9 @@ class Fetch {
   State state() const { return state_.load(std::memory_order_acquire); }
   const snapshot::v1::Manifest& manifest() const { return manifest_; }
   uint64_t version() const { return version_; }  // the snapshot's, with manifest()
+  // What the memory is under, with manifest(): the policy asked for, one that this was tightened
+  // to, or a wider one that it can follow.
+  const std::shared_ptr<const memory::MemoryPolicy>& policy() const { return policy_; }
   absl::Status status() const;
 
   struct Arrived {
@@ -83,6 +88,9 @@ class Fetch {
 
  private:
   absl::Status Look();
+  // Returns the policy that a stored memory is restored under; the one asked for where none fits,
+  // which the memory is then refused for.
+  std::shared_ptr<const memory::MemoryPolicy> StoredPolicy(const std::string& stored) const;
   absl::Status GetChunks();
   // Waits while too much is ready; false: cancelled.
   bool Push(Arrived arrived);
@@ -101,6 +109,7 @@ class Fetch {
   grpc::ClientContext chunk_context_;
   snapshot::v1::Manifest manifest_;  // before `state_` says that it is there
   uint64_t version_ = 0;
+  std::shared_ptr<const memory::MemoryPolicy> policy_;
 
   mutable sync::Mutex mutex_;
   sync::CondVar taken_;

@@ -56,6 +56,7 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
   }
   spec.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
   ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy(), limits.policies));
+  spec.is_elastic = request.memory_policy().elastic();
   if (request.memory_policy().has_beacon() && spec.sampling->n > 1) {
     return status::InvalidField("sampling.n",
                                 absl::StrCat("must be 1 with memory policy beacon, whose memory "

@@ -182,8 +182,8 @@ bool Scheduler::HasRoomFor(const Sequence& sequence) const {
     places += other->num_places();
     promised += other->num_places() * shape.num_heads();
     if (other->waiting_tokens() <= 1) continue;
-    const int64_t peak = other->request->spec.policy->EstimatePeakPages(
-        shape, other->num_to_compute(), options_.step_tokens);
+    const int64_t peak = other->memory->policy().EstimatePeakPages(shape, other->num_to_compute(),
+                                                                   options_.step_tokens);
     promised += std::max<int64_t>(peak - other->memory->num_pages(), 0);
   }
   if (places > options_.max_running) return false;
@@ -236,8 +236,8 @@ void Scheduler::OpenMemory(Sequence* sequence) {
   const int64_t most = sequence->most_reusable();
   std::optional<StoredSnapshot> snapshot;
   if (sequence->is_session_turn()) {
-    std::optional<CachedSequence> own =
-        cache_->TakeSession(spec.tenant, spec.session_id, *spec.policy, sequence->tokens, most);
+    std::optional<CachedSequence> own = cache_->TakeSession(
+        spec.tenant, spec.session_id, spec.policy, spec.is_elastic, sequence->tokens, most);
     if (own.has_value()) {
       sequence->memory.emplace(std::move(own->memory));
       snapshot = std::move(own->snapshot);
@@ -319,13 +319,43 @@ std::vector<Scheduler::Share> Scheduler::ReservePages(std::vector<Share> plan) {
       return memory.Reserve(layout.pass->room(), layout.pass->first_rewritten);
     };
     absl::Status status = reserve();
-    while (!status.ok() && (cache_->EvictOldest() || PreemptFor(*sequence, &plan))) {
+    while (!status.ok() && (FreePages() || PreemptFor(*sequence, &plan))) {
       status = reserve();
     }
     // Without pages it stands still until an older one ends.
     if (status.ok()) reserved.push_back(plan[i]);
   }
   return reserved;
+}
+
+bool Scheduler::ShrinkLargest() {
+  Sequence* largest = nullptr;
+  std::shared_ptr<const memory::MemoryPolicy> tighter;
+  for (const auto& candidate : running_) {
+    if (!candidate->request->spec.is_elastic || candidate->is_restoring()) continue;
+    if (largest != nullptr && candidate->memory->num_pages() <= largest->memory->num_pages()) {
+      continue;
+    }
+    auto policy = candidate->memory->policy().Tighter(*candidate->memory);
+    if (policy == nullptr) continue;
+    largest = candidate.get();
+    tighter = std::move(policy);
+  }
+  if (largest == nullptr) return false;
+  largest->peak_bytes = std::max(largest->peak_bytes, largest->memory->peak_bytes());
+  const int64_t pages = largest->memory->num_pages();
+  if (const absl::Status status = largest->memory->Tighten(std::move(tighter)); !status.ok()) {
+    log::Error("an elastic memory could not be tightened", {{"error", status.ToString()}});
+    return false;
+  }
+  ++largest->shrinks;
+  metrics_->shrinks.Increment();
+  log::Info("an elastic memory was tightened for want of pages",
+            {{"request", largest->request->spec.request_id},
+             {"policy", largest->memory->policy().Describe()},
+             {"pages_before", pages},
+             {"pages", largest->memory->num_pages()}});
+  return true;
 }
 
 bool Scheduler::PreemptFor(const Sequence& needy, std::vector<Share>* plan) {
@@ -476,8 +506,7 @@ bool Scheduler::RestoreTurns(Instant deadline) {
     const int num_imported = sequence->turn->num_imported;
     std::vector<Share> nobody;
     absl::Status status = sessions_->Restore(sequence, deadline);
-    while (absl::IsResourceExhausted(status) &&
-           (cache_->EvictOldest() || PreemptFor(*sequence, &nobody))) {
+    while (absl::IsResourceExhausted(status) && (FreePages() || PreemptFor(*sequence, &nobody))) {
       status = sessions_->Restore(sequence, deadline);
     }
     has_moved |= !sequence->is_restoring() || sequence->turn->num_imported > num_imported;

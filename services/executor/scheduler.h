@@ -5,7 +5,8 @@
 // gives its own back and waits in the queue, its tokens kept, until they can be recomputed; the
 // oldest that can run always gets pages, so everything accepted finishes. An answer whose reader is
 // too far behind pauses: it is not scheduled, and is the first to give pages back. Before anybody
-// running does, the cache of ended sequences (sequence_cache.h) gives back what it has.
+// running does, the cache of ended sequences (sequence_cache.h) gives back what it has, and then
+// elastic sequences are tightened, the largest first.
 //
 // A session's turn may wait for stored memory before it runs, and for its own to be stored after
 // its last token (session_memory.h); others go on meanwhile.
@@ -111,6 +112,10 @@ class Scheduler {
   void UpdatePauses();
   std::vector<Share> Plan() const;
   std::vector<Share> ReservePages(std::vector<Share> plan);
+  // Halves the largest memory that may be tightened; false: there is none.
+  bool ShrinkLargest();
+  // Gives pages back without hurting anybody running more than it allows.
+  bool FreePages() { return cache_->EvictOldest() || ShrinkLargest(); }
   bool PreemptFor(const Sequence& needy, std::vector<Share>* plan);
   // Goes on with what sessions' turns have to do with the memory service; says whether anything
   // moved. `has_run`: others run, and should not be kept waiting.

@@ -203,6 +203,59 @@ TEST(SchedulerTest, PreemptionTakesTheYoungestAndTheOldestGoesOn) {
   EXPECT_THAT(Bench::Take(*second)[0].ids, SizeIs(100));
 }
 
+TEST(SchedulerTest, ElasticMemoriesAreTightenedBeforeAnybodyIsPreempted) {
+  SamplingParams sampling{.temperature = 0, .max_tokens = 130};
+  const HashModelOptions model{.context_length = 2048};
+  const auto run = [&](bool is_elastic) {
+    // Both fit when they begin: 25 and 13 pages of each of 4 heads; not when they end: 34 and 21.
+    auto bench = std::make_unique<Bench>(SchedulerOptions{}, 4 * 42, model);
+    WorkSpec large = Generate(Prompt(400, 1), sampling);
+    large.is_elastic = is_elastic;
+    const auto first = bench->Add(large);
+    const auto second = bench->Add(Generate(Prompt(200, 2), sampling));
+    bench->Run();
+    EXPECT_TRUE(first->status().ok()) << first->status();
+    EXPECT_EQ(Bench::Take(*second)[0].ids, Alone(Generate(Prompt(200, 2), sampling))[0].ids);
+    EXPECT_EQ(bench->scheduler->pool().used_pages(), 0);
+    return std::pair(std::move(bench), Bench::Take(*first)[0]);
+  };
+  const auto [stiff, whole] = run(false);
+  EXPECT_GT(stiff->metrics.preemptions.Value(), 0);
+  EXPECT_EQ(stiff->metrics.shrinks.Value(), 0);
+  EXPECT_EQ(whole.end->receipt.policy(), "full");
+
+  const auto [bench, answer] = run(true);
+  EXPECT_EQ(bench->metrics.preemptions.Value(), 0);
+  EXPECT_EQ(bench->metrics.shrinks.Value(), 1);
+  EXPECT_EQ(answer.end->receipt.shrinks(), 1);
+  EXPECT_THAT(answer.end->receipt.policy(), HasSubstr("window(sinks=4,recent=2"));
+  EXPECT_LT(answer.end->receipt.kv_bytes_resident(), answer.end->receipt.kv_bytes_full() * 2 / 3);
+  EXPECT_GT(answer.end->receipt.kv_bytes_peak(), answer.end->receipt.kv_bytes_resident());
+  ASSERT_THAT(answer.ids, SizeIs(130));
+  // The same text until it was tightened, another one from then on.
+  EXPECT_EQ(answer.ids[0], whole.ids[0]);
+  EXPECT_NE(answer.ids, whole.ids);
+}
+
+TEST(SchedulerTest, OfElasticMemoriesTheLargestGivesWay) {
+  SamplingParams sampling{.temperature = 0, .max_tokens = 400};
+  Bench bench({}, 4 * 60, {.context_length = 2048});
+  WorkSpec older = Generate(Prompt(500, 1), sampling);
+  WorkSpec younger = Generate(Prompt(300, 2), sampling);
+  older.is_elastic = younger.is_elastic = true;
+  const auto first = bench.Add(older);
+  const auto second = bench.Add(younger);
+  bench.Run();
+  EXPECT_TRUE(first->status().ok()) << first->status();
+  EXPECT_TRUE(second->status().ok()) << second->status();
+  EXPECT_THAT(Bench::Take(*first)[0].ids, SizeIs(400));
+  EXPECT_THAT(Bench::Take(*second)[0].ids, SizeIs(400));
+  // First the older one, then the one that has become the largest.
+  EXPECT_EQ(bench.metrics.shrinks.Value(), 2);
+  EXPECT_EQ(bench.metrics.preemptions.Value(), 0);
+  EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
+}
+
 TEST(SchedulerTest, ALongPromptDoesNotStallOthers) {
   SamplingParams sampling{.temperature = 0, .max_tokens = 60};
   Bench bench({.step_tokens = 32}, 1 << 14, {.context_length = 4096});

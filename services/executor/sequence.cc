@@ -118,8 +118,11 @@ AnswerEnd MakeEnd(const Sequence& sequence, inference::v1::FinishReason reason, 
   receipt.set_prefilled_tokens(sequence.prefilled_tokens);
   receipt.set_tier(TierOf(sequence));
   receipt.set_kv_bytes_peak(sequence.peak_bytes);
+  receipt.set_policy(request.spec.policy->Describe());
+  receipt.set_shrinks(sequence.shrinks);
   if (sequence.memory.has_value()) {
     const memory::KvSequence& memory = *sequence.memory;
+    receipt.set_policy(memory.policy().Describe());
     const int64_t num_heads = memory.shape().num_heads();
     const int64_t resident = memory.resident_entries() / num_heads;
     const int64_t full_pages =

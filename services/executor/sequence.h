@@ -39,6 +39,8 @@ struct WorkSpec {
   std::shared_ptr<const SamplingParams> sampling;
   std::vector<std::vector<int32_t>> continuations;
   std::shared_ptr<const memory::MemoryPolicy> policy;
+  // Its memory may be put under a tighter policy when pages run out, and may come from such a one.
+  bool is_elastic = false;
   absl::Time deadline = absl::InfiniteFuture();
   bool is_score() const { return sampling == nullptr; }
   int num_answers() const {
@@ -89,6 +91,7 @@ struct Sequence {
   int64_t reused_tokens = 0;
   int64_t prefilled_tokens = 0;
   int64_t peak_bytes = 0;  // of earlier stays in the batch
+  int shrinks = 0;         // times that its memory was tightened
   std::optional<Instant> first_token;
   Instant last_token;
   std::optional<Instant> paused_since;

@@ -32,10 +32,10 @@ TurnIdentity IdentityOf(const WorkSpec& spec) {
 }
 
 // Gives the pages of what is there back.
-void Empty(Sequence* sequence) {
+void Empty(Sequence* sequence, std::shared_ptr<const memory::MemoryPolicy> policy) {
   memory::KvPool* const pool = &sequence->memory->pool();
   const memory::KvShape shape = sequence->memory->shape();
-  sequence->memory.emplace(pool, shape, sequence->request->spec.policy);
+  sequence->memory.emplace(pool, shape, std::move(policy));
   sequence->reused_tokens = 0;
 }
 
@@ -67,10 +67,10 @@ SessionMemory::SessionMemory(const SessionMemoryOptions& options,
   link_ = std::make_unique<MemoryLink>(std::move(stub), options.link, std::move(signal));
 }
 
-snapshot::v1::Lineage SessionMemory::LineageOf(const Sequence& sequence) const {
+snapshot::v1::Lineage SessionMemory::LineageOf(const memory::MemoryPolicy& policy) const {
   snapshot::v1::Lineage lineage;
   lineage.set_model_fingerprint(options_.model_fingerprint);
-  lineage.set_policy(sequence.request->spec.policy->Describe());
+  lineage.set_policy(policy.Describe());
   return lineage;
 }
 
@@ -102,11 +102,13 @@ void SessionMemory::StartFetch(Sequence* sequence) {
   turn.fetch_started = std::chrono::steady_clock::now();
   turn.fetch = link_->StartFetch({.turn = IdentityOf(spec),
                                   .version = spec.snapshot_version,
-                                  .lineage = LineageOf(*sequence),
+                                  .lineage = LineageOf(*spec.policy),
                                   .shape = sequence->memory->shape(),
                                   .policy = spec.policy,
+                                  .may_be_tighter = spec.is_elastic,
                                   .tokens = sequence->tokens,
-                                  .num_present = sequence->num_computed()});
+                                  .num_present = sequence->num_computed(),
+                                  .present_policy = sequence->memory->shared_policy()});
   if (turn.fetch == nullptr) {
     FailRestore(sequence, absl::ResourceExhaustedError("too many sessions are being restored"));
   }
@@ -132,7 +134,7 @@ void SessionMemory::FailRestore(Sequence* sequence, const absl::Status& status) 
                 {"error", status.ToString()}});
   metrics_->restores_failed.Increment();
   if (sequence->turn->is_importing) {
-    Empty(sequence);
+    Empty(sequence, spec.policy);
   }
   EndFetch(sequence);
 }
@@ -191,7 +193,7 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
   const WorkSpec& spec = sequence->request->spec;
   if (!turn.is_importing) {
     // What is there covers less.
-    Empty(sequence);
+    Empty(sequence, fetch.policy());
     absl::StatusOr<std::vector<snapshot::EntryRuns>> held =
         snapshot::HeldOf(manifest, sequence->memory->shape());
     absl::Status status = held.status();
@@ -231,6 +233,13 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
   if (sequence->num_computed() > most) {
     const absl::Status status = sequence->memory->Truncate(most);
     if (!status.ok()) {
+      FailRestore(sequence, status);
+      return absl::OkStatus();
+    }
+  }
+  // From a wider policy to the one that the turn asks for.
+  if (spec.policy->CanFollow(*fetch.policy())) {
+    if (const absl::Status status = sequence->memory->Tighten(spec.policy); !status.ok()) {
       FailRestore(sequence, status);
       return absl::OkStatus();
     }
@@ -334,9 +343,9 @@ bool SessionMemory::Close(Sequence* sequence, int64_t max_bytes) {
       }
       if (turn.exported_entries == num_entries && !turn.staging->is_done()) {
         turn.is_manifest_sent = true;
-        turn.staging->Finish(snapshot::MakeManifest(*sequence->memory, LineageOf(*sequence),
-                                                    sequence->tokens, turn.chunks,
-                                                    absl::ToUnixMillis(absl::Now())));
+        turn.staging->Finish(
+            snapshot::MakeManifest(*sequence->memory, LineageOf(sequence->memory->policy()),
+                                   sequence->tokens, turn.chunks, absl::ToUnixMillis(absl::Now())));
       }
     }
   }

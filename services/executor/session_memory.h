@@ -72,7 +72,7 @@ class SessionMemory {
   void Forget(const std::string& tenant, const std::string& session_id);
 
  private:
-  snapshot::v1::Lineage LineageOf(const Sequence& sequence) const;
+  snapshot::v1::Lineage LineageOf(const memory::MemoryPolicy& policy) const;
   void StartFetch(Sequence* sequence);
   void EndFetch(Sequence* sequence);
   void FailRestore(Sequence* sequence, const absl::Status& status);

@@ -297,6 +297,57 @@ TEST_P(SessionMemoryTest, AHotTurnSendsItsOwnTokensOnly) {
   }
 }
 
+TEST_P(SessionMemoryTest, AMemoryThatWasTightenedComesBackTightWhereTheSessionIsElastic) {
+  if (GetParam()) GTEST_SKIP() << "90 tokens are too few to be tightened";
+  // Of 256 heads: room for 480 tokens.
+  const auto first = NewExecutor(Patient(), int64_t{256} * 30, [] {
+    absl::SleepFor(absl::Milliseconds(2));
+    return absl::OkStatus();
+  });
+  const auto elastic_turn = [&](int num_new, int max_tokens) {
+    v1::GenerateRequest request = Turn(num_new, max_tokens);
+    request.mutable_memory_policy()->mutable_full();
+    request.mutable_memory_policy()->set_elastic(true);
+    return request;
+  };
+  // Somebody else has a third of the pages, and wants more than that.
+  v1::GenerateRequest other;
+  other.mutable_prompt_ids()->Resize(140, 5);
+  other.mutable_sampling()->set_max_tokens(300);
+  other.mutable_sampling()->set_seed(1);
+  other.mutable_sampling()->set_ignore_eos(true);
+  grpc::ClientContext others_context;
+  const auto reader = first->stub->Generate(&others_context, other);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  const Answer one = first->Generate(elastic_turn(260, 60));
+  others_context.TryCancel();
+  reader->Finish().ok();
+  EXPECT_GE(one.receipt().shrinks(), 1);
+  EXPECT_THAT(one.receipt().policy(), HasSubstr("window(sinks=4"));
+  EXPECT_EQ(one.receipt().not_persisted_reason(), "");
+  Commit(one);
+  EXPECT_EQ(memory_.Committed("t", "s", 1).lineage().policy(), one.receipt().policy());
+
+  // Hot, and on another executor, it goes on as it is: with the same text.
+  const v1::GenerateRequest request = elastic_turn(9, 20);
+  const auto second = NewExecutor();
+  const Answer restored = second->Generate(request);
+  EXPECT_EQ(restored.receipt().restored_tokens(), 319);
+  EXPECT_EQ(restored.receipt().prefilled_tokens(), 10);
+  EXPECT_EQ(restored.receipt().policy(), one.receipt().policy());
+  EXPECT_EQ(restored.receipt().shrinks(), 0);
+  const Answer hot = first->Generate(request);
+  EXPECT_EQ(hot.receipt().reused_tokens(), 319);
+  EXPECT_EQ(hot.ids, restored.ids);
+  Commit(hot);
+
+  // A turn that wants all of it has it computed anew.
+  const Answer whole = Run(*NewExecutor(), 5, 10);
+  EXPECT_EQ(whole.receipt().tier(), "rebuilt");
+  EXPECT_EQ(whole.receipt().policy(), "full");
+}
+
 TEST_P(SessionMemoryTest, FullChunksLeaveBeforeTheAnswerEnds) {
   if (GetParam()) GTEST_SKIP() << "what passes through a window is not stored";
   const auto executor = NewExecutor();

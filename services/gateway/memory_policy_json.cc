@@ -131,6 +131,11 @@ void ReadMemoryPolicy(JsonFields& fields, iv1::MemoryPolicy* policy) {
         "type",
         "must be \"full\", \"window\", \"h2o\", \"snapkv\", \"l2norm\", \"namm\" or \"beacon\"");
   }
+  if (policy->has_full() || policy->has_window()) {
+    if (const auto elastic = inner.Bool("elastic")) policy->set_elastic(*elastic);
+  } else if (inner.Has("elastic")) {
+    inner.Fail("elastic", "goes with \"full\" and \"window\" only");
+  }
   PassOn(inner, fields, 0);
 }
 
@@ -180,6 +185,9 @@ void AppendMemoryPolicy(const iv1::MemoryPolicy& policy, std::string* out) {
     case iv1::MemoryPolicy::POLICY_NOT_SET:
       *out += "null";
       return;
+  }
+  if (policy.has_elastic()) {
+    absl::StrAppend(out, ",\"elastic\":", policy.elastic() ? "true" : "false");
   }
   *out += "}";
 }

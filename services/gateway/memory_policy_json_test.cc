@@ -22,6 +22,8 @@ inference::v1::MemoryPolicy Read(const std::string& policy, absl::Status* status
 TEST(MemoryPolicyJsonTest, PoliciesAreWrittenAsTheyAreRead) {
   for (const std::string policy :
        {R"({"type":"full"})", R"({"type":"window","sinks":0,"recent":64})",
+        R"({"type":"full","elastic":true})",
+        R"({"type":"window","sinks":4,"recent":64,"elastic":false})",
         R"({"type":"h2o","budget":{"tokens":512},"recent":100,"interval":64})",
         R"({"type":"h2o","budget":{"bytes":1048576}})",
         R"({"type":"snapkv","budget":{"fraction":0.25},"window":16,"kernel_size":7,"interval":64})",
@@ -52,6 +54,9 @@ TEST(MemoryPolicyJsonTest, ErrorsNameTheField) {
   EXPECT_EQ(field(R"({"type":"l2norm","budget":{"tokens":9},"skip_layers":-1})"),
             "memory_policy.skip_layers");
   EXPECT_EQ(field(R"({"type":"namm"})"), "memory_policy.artifact");
+  EXPECT_EQ(field(R"({"type":"full","elastic":1})"), "memory_policy.elastic");
+  EXPECT_EQ(field(R"({"type":"h2o","budget":{"tokens":9},"elastic":true})"),
+            "memory_policy.elastic");
   EXPECT_EQ(field(R"({"type":"magic"})"), "memory_policy.type");
 }
 

@@ -72,6 +72,9 @@ void AppendMneme(const Done& done, const iv1::MemoryReceipt& receipt, uint64_t s
   AppendJsonNumber(receipt.compression_ratio(), out);
   *out += ",\"tier\":";
   AppendJsonString(receipt.tier(), out);
+  *out += ",\"policy\":";
+  AppendJsonString(receipt.policy(), out);
+  absl::StrAppend(out, ",\"shrinks\":", receipt.shrinks());
   absl::StrAppend(out, ",\"bytes_moved\":", receipt.bytes_moved(), ",\"ms\":{");
   const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());
   bool first = true;

@@ -104,6 +104,10 @@ absl::Status CheckSampling(const iv1::Sampling& sampling, int32_t vocab_size) {
 }
 
 absl::Status CheckMemoryPolicy(const iv1::MemoryPolicy& policy) {
+  if (policy.has_elastic() && policy.policy_case() != iv1::MemoryPolicy::POLICY_NOT_SET &&
+      !policy.has_full() && !policy.has_window()) {
+    return status::InvalidField("memory_policy.elastic", "goes with full and window only");
+  }
   if (!policy.has_window()) return absl::OkStatus();
   if (policy.window().sinks() < 0) {
     return status::InvalidField("memory_policy.window.sinks", "must be 0 or more");

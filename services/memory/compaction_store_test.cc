@@ -520,7 +520,9 @@ TEST_P(CompactionStoreTest, IdleSessionsAreRoundedBeforeAnyIsDropped) {
 TEST_P(CompactionStoreTest, OnlyWhatIsElasticIsRounded) {
   StoreOptions options;
   options.redis_budget_bytes = kChunkBytes;
-  options.is_elastic = [](const std::string&, const std::string& model) { return model != "m"; };
+  options.is_elastic = [](const std::string&, const v1::Session& session) {
+    return session.model() != "m";
+  };
   UseOptions(options);
   Turn("s", 0, 2 * kChunkSerials);
   ASSERT_TRUE(store().Sweep(Soon()).ok());

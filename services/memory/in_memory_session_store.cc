@@ -793,7 +793,7 @@ void InMemorySessionStore::RoundIdle(int64_t now_ms, absl::Time deadline) {
       if (in_redis <= options_.redis_budget_bytes) return;
       for (const auto& [key, entry] : entries_) {
         if (entry.family.get() == use.family && !entry.session.pinned() &&
-            options_.is_elastic(key.first, entry.session.model())) {
+            options_.is_elastic(key.first, entry.session)) {
           idle.push_back(key);
         }
       }

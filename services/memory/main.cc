@@ -97,8 +97,8 @@ absl::Status Run(const v1::MemoryConfig& config, rpc::Process& process) {
     }
   }
   const MemoryPlans plans({config.plan_defaults().begin(), config.plan_defaults().end()});
-  options.is_elastic = [&plans](const std::string& tenant, const std::string& model) {
-    return plans.IsElastic(tenant, model);
+  options.is_elastic = [&plans](const std::string& tenant, const v1::Session& session) {
+    return plans.IsElastic(tenant, session);
   };
   RedisSessionStore store(redis, keys, std::move(options), metrics, disk.get());
   const Sweeper sweeper(

@@ -19,12 +19,13 @@ class MemoryPlans {
   explicit MemoryPlans(std::vector<v1::PlanDefault> defaults) : defaults_(std::move(defaults)) {}
 
   // Returns the plan of a turn: the policy comes from the request, else the session, else the
-  // defaults; encoding and elasticity from the defaults. What nobody has chosen stays unset, and is
-  // the model's.
+  // defaults; whether it is elastic, from whoever says it first; the encoding from the defaults.
+  // What nobody has chosen stays unset, and is the model's.
   v1::MemoryPlan Of(const v1::AcquireLeaseRequest& request, const v1::Session& session) const;
 
-  // Says whether idle sessions of a tenant and model may be rounded.
-  bool IsElastic(const std::string& tenant, const std::string& model) const;
+  // Says whether what a tenant's session has stored may be rounded while it is idle; `session`
+  // needs to have its model and memory_policy.
+  bool IsElastic(const std::string& tenant, const v1::Session& session) const;
 
  private:
   // Returns the default that holds; null: none does.

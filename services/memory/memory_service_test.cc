@@ -276,9 +276,23 @@ TEST_F(MemoryServiceTest, PlanComesFromTheRequestElseTheSessionElseTheDefaults) 
   EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 10);
   EXPECT_EQ(plans.Of(request, session).encoding(), snapshot::v1::ENCODING_INT8);
   EXPECT_TRUE(plans.Of(request, session).elastic());
-  EXPECT_TRUE(plans.IsElastic("t", "m"));
-  EXPECT_FALSE(plans.IsElastic("t2", "m"));
-  EXPECT_FALSE(plans.IsElastic("t", "another"));
+  // The executor is told with the policy.
+  EXPECT_TRUE(plans.Of(request, session).policy().elastic());
+  EXPECT_TRUE(plans.IsElastic("t", session));
+  EXPECT_FALSE(plans.IsElastic("t2", session));
+  v1::Session own = session;
+  own.mutable_memory_policy()->mutable_full();
+  EXPECT_TRUE(plans.Of(request, own).policy().elastic());
+  own.mutable_memory_policy()->set_elastic(false);
+  EXPECT_FALSE(plans.IsElastic("t", own));
+  EXPECT_FALSE(plans.Of(request, own).elastic());
+  EXPECT_FALSE(plans.Of(request, own).policy().elastic());
+  own.mutable_memory_policy()->mutable_h2o()->mutable_budget()->set_tokens(64);
+  own.mutable_memory_policy()->clear_elastic();
+  EXPECT_TRUE(plans.Of(request, own).elastic()) << "what is stored may be rounded";
+  EXPECT_FALSE(plans.Of(request, own).policy().has_elastic());
+  own.set_model("another");
+  EXPECT_FALSE(plans.IsElastic("t", own));
   session.set_model("another");
   EXPECT_EQ(plans.Of(request, session).policy().window().recent(), 20);
   session.mutable_memory_policy()->mutable_window()->set_recent(30);

@@ -269,14 +269,20 @@ absl::Status RedisSessionStore::RoundFamily(const Family& family, SweepLock& swe
   for (const Reply& field : registry[0].elements()) {
     if (!absl::StartsWith(field.text(), "s:")) continue;
     const std::string session_id = field.text().substr(2);
-    ASSIGN_OR_RETURN(const std::vector<Reply> head,
-                     directory_.RunPipeline(
-                         {{"HMGET", family.HeadKey(session_id), "model", "pinned"}}, deadline));
+    ASSIGN_OR_RETURN(
+        const std::vector<Reply> head,
+        directory_.RunPipeline({{"HMGET", family.HeadKey(session_id), "model", "pinned", "policy"}},
+                               deadline));
     const std::vector<Reply>& values = head[0].elements();
-    if (values.size() != 2 || values[0].is_nil() || values[1].text() == "1" ||
-        !options_.is_elastic(family.tenant(), values[0].text())) {
+    if (values.size() != 3 || values[0].is_nil() || values[1].text() == "1") continue;
+    v1::Session session;
+    session.set_model(values[0].text());
+    // One that can't be read is left alone; whoever opens the session is told.
+    if (!values[2].text().empty() &&
+        !session.mutable_memory_policy()->ParseFromString(values[2].text())) {
       continue;
     }
+    if (!options_.is_elastic(family.tenant(), session)) continue;
     sweep_lock.Keep(deadline);
     const absl::Status rounded = RoundIdleSession(*this, family.tenant(), session_id, deadline);
     // One that is in use, has lost a chunk or may not have more is none to wait for.

@@ -19,9 +19,9 @@ struct StoreOptions {
   // Payload bytes of all chunks in Redis; beyond it a sweep moves those of the least used families
   // to disk, or drops their snapshots where there is no disk tier; never text. 0: no bound.
   int64_t redis_budget_bytes = 0;
-  // Of a tenant and model: whether what idle sessions have stored may be rounded before a sweep
-  // without a disk tier drops it. Null: of none.
-  std::function<bool(const std::string& tenant, const std::string& model)> is_elastic;
+  // Of a tenant's session, of which model and memory_policy are given: whether what it has stored
+  // may be rounded while it is idle, before a sweep without a disk tier drops it. Null: of none.
+  std::function<bool(const std::string& tenant, const v1::Session& session)> is_elastic;
   v1::Quota default_quota;
   std::map<std::string, v1::Quota> quotas;  // by tenant
 
