@@ -46,6 +46,13 @@ absl::Status CheckBudget(const std::string& policy, const EvictionBudget& budget
                               absl::StrCat("must be above 0 and below 1: ", budget.fraction));
 }
 
+// A share above this is not made larger.
+constexpr double kLargestFraction = 0.95;
+
+int64_t Scaled(int64_t number, double scale) {
+  return static_cast<int64_t>(std::ceil(static_cast<double>(number) * scale));
+}
+
 std::string Describe(const EvictionBudget& budget) {
   return budget.tokens != 0 ? absl::StrCat("tokens=", budget.tokens)
                             : absl::StrCat("fraction=", budget.fraction);
@@ -64,6 +71,19 @@ class EvictionPolicy : public MemoryPolicy {
   // counts for nothing.
   bool CanFollow(const MemoryPolicy& earlier) const final {
     return MemoryPolicy::CanFollow(earlier) || earlier.name() == "full";
+  }
+  std::shared_ptr<const MemoryPolicy> Looser() const final {
+    if (budget_.tokens > kMaxTokens / 2 || budget_.fraction > kLargestFraction) return nullptr;
+    const double fraction =
+        budget_.fraction < 0.5 ? 2 * budget_.fraction : (1 + budget_.fraction) / 2;
+    return Resized({.tokens = 2 * budget_.tokens, .fraction = budget_.tokens != 0 ? 0 : fraction},
+                   interval_, /*scale=*/1);
+  }
+  std::shared_ptr<const MemoryPolicy> Shadow(int64_t num_tokens, int64_t of_tokens) const final {
+    const double scale = static_cast<double>(num_tokens) / static_cast<double>(of_tokens);
+    const int64_t size = std::max<int64_t>(Scaled(SizeAt(of_tokens), scale), 2);
+    if (size >= num_tokens) return nullptr;
+    return Resized({.tokens = size}, num_tokens, scale);
   }
   bool MovesEntriesAt(int64_t num_tokens) const final { return num_tokens % interval_ == 0; }
 
@@ -103,6 +123,10 @@ class EvictionPolicy : public MemoryPolicy {
   // Returns the `size` entries that stay, ascending; the head has more.
   virtual std::vector<int64_t> Select(const KvSequence& sequence, int64_t layer, int64_t head,
                                       int64_t size) const = 0;
+  // Returns the same policy with another budget and interval; `scale`: of how many of the entries
+  // stay for being new.
+  virtual std::shared_ptr<const MemoryPolicy> Resized(const EvictionBudget& budget,
+                                                      int64_t interval, double scale) const = 0;
 
   std::string DescribeBudget() const {
     return absl::StrCat(memory::Describe(budget_), ",interval=", interval_);
@@ -164,6 +188,12 @@ class H2o final : public EvictionPolicy {
     return BestAndRecent(SumsOf(sequence, layer, head), sequence.length(layer, head), recent, size);
   }
 
+  std::shared_ptr<const MemoryPolicy> Resized(const EvictionBudget& budget, int64_t interval,
+                                              double scale) const override {
+    return std::make_shared<H2o>(H2oOptions{
+        .budget = budget, .recent = Scaled(options_.recent, scale), .interval = interval});
+  }
+
  private:
   const H2oOptions options_;
 };
@@ -203,6 +233,15 @@ class SnapKv final : public EvictionPolicy {
     return BestAndRecent(scores, length, options_.window, size);
   }
 
+  std::shared_ptr<const MemoryPolicy> Resized(const EvictionBudget& budget, int64_t interval,
+                                              double scale) const override {
+    SnapKvOptions options = options_;
+    options.budget = budget;
+    options.interval = interval;
+    options.window = std::min(Scaled(options_.window, scale), interval);
+    return std::make_shared<SnapKv>(options);
+  }
+
  private:
   SummedQueries queries() const {
     return {.interval = options_.interval, .window = options_.window};
@@ -240,6 +279,14 @@ class L2Norm final : public EvictionPolicy {
       scores.push_back(-square);
     }
     return LargestIndices(scores, size);
+  }
+
+  std::shared_ptr<const MemoryPolicy> Resized(const EvictionBudget& budget, int64_t interval,
+                                              double) const override {
+    L2NormOptions options = options_;
+    options.budget = budget;
+    options.interval = interval;
+    return std::make_shared<L2Norm>(options);
   }
 
  private:

@@ -177,6 +177,16 @@ absl::Status KvSequence::Tighten(std::shared_ptr<const MemoryPolicy> policy) {
   return Forget();
 }
 
+absl::Status KvSequence::Loosen(std::shared_ptr<const MemoryPolicy> policy) {
+  const std::shared_ptr<const MemoryPolicy> looser = policy_->Looser();
+  if (looser == nullptr || looser->Describe() != policy->Describe()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a memory under ", policy_->Describe(), " can't be loosened to ", policy->Describe()));
+  }
+  policy_ = std::move(policy);
+  return absl::OkStatus();
+}
+
 absl::Status KvSequence::Apply(const Retention& retention) {
   for (const ForgottenRange& range : retention.forgotten) RETURN_IF_ERROR(ForgetRange(range));
   if (retention.kept.empty()) return absl::OkStatus();

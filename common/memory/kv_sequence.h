@@ -81,6 +81,10 @@ class KvSequence {
   // FAILED_PRECONDITION: it needs what the present policy may have forgotten; rebuild by prefill.
   absl::Status Tighten(std::shared_ptr<const MemoryPolicy> policy);
 
+  // Puts a policy with a larger budget in the place of the sequence's own; what it remembers stays.
+  // FAILED_PRECONDITION: it is not what policy().Looser() returns.
+  absl::Status Loosen(std::shared_ptr<const MemoryPolicy> policy);
+
   // A new order of the entries from `first` on, the same in all heads: entry first + i becomes what
   // entry sources[i] is, its key turned by row i of the tables; what isn't named is forgotten, and
   // reserved room is given back where entries become more or fewer.

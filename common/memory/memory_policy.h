@@ -100,6 +100,17 @@ class MemoryPolicy {
     return nullptr;
   }
 
+  // Returns a policy of the same kind with twice the budget, for KvSequence::Loosen; null: there is
+  // none, or it keeps nearly all.
+  virtual std::shared_ptr<const MemoryPolicy> Looser() const { return nullptr; }
+  // Returns a policy that drops once, when a sequence has `num_tokens` tokens, as large a part of
+  // them as this one has dropped of `of_tokens`; null: none.
+  virtual std::shared_ptr<const MemoryPolicy> Shadow(int64_t num_tokens, int64_t of_tokens) const {
+    static_cast<void>(num_tokens);
+    static_cast<void>(of_tokens);
+    return nullptr;
+  }
+
   // Returns the most pages that a sequence holds while it grows to `num_tokens` tokens in steps of
   // at most `step_tokens`: an upper bound, for admission.
   virtual int64_t EstimatePeakPages(const KvShape& shape, int64_t num_tokens,
@@ -131,9 +142,9 @@ struct PolicyResources {
 
 // Returns the policy of a request; full where none is chosen. INVALID_ARGUMENT, naming the field:
 // values out of range, or a model with sliding windows of its own under a policy that moves entries
-// (they would be seen beyond the window), or `elastic` of a policy that can't be tightened.
-// FAILED_PRECONDITION: an artifact that is not loaded, or beacons of a model that has nothing to
-// make them of.
+// (they would be seen beyond the window). FAILED_PRECONDITION: an artifact that is not loaded, or
+// beacons of a model that has nothing to make them of. What else a request says of its memory is in
+// policy_choice.h.
 absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreatePolicy(
     const inference::v1::MemoryPolicy& policy,
     const PolicyResources& resources = PolicyResources());

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -15,6 +16,7 @@
 #include "common/memory/kv_shape.h"
 #include "common/memory/kv_tables.h"
 #include "common/memory/memory_policy.h"
+#include "common/memory/policy_choice.h"
 #include "common/status/annotate.h"
 #include "kernels/paged_attention.h"
 
@@ -556,16 +558,60 @@ TEST(MemoryPolicyTest, TighterOnesAreKnownByTheirText) {
   EXPECT_NE(window->TighterOf("window(sinks=0,recent=100)"), nullptr);
 }
 
-TEST(MemoryPolicyTest, ElasticGoesWithFullAndWindow) {
+TEST(PolicyChoiceTest, ElasticGoesWithFullAndWindow) {
   inference::v1::MemoryPolicy proto;
+  EXPECT_FALSE(CreatePolicyChoice(proto)->is_elastic);
   proto.set_elastic(true);
-  EXPECT_TRUE(CreatePolicy(proto, {}).ok());
+  EXPECT_TRUE(CreatePolicyChoice(proto)->is_elastic);
   proto.mutable_l2norm()->mutable_budget()->set_tokens(64);
-  const auto refused = CreatePolicy(proto, {});
+  const auto refused = CreatePolicyChoice(proto);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(status::PayloadOf(refused.status(), status::kFieldPayload), "memory_policy.elastic");
   proto.set_elastic(false);
-  EXPECT_TRUE(CreatePolicy(proto, {}).ok());
+  EXPECT_TRUE(CreatePolicyChoice(proto).ok());
+}
+
+TEST(PolicyChoiceTest, GuardsGoWithBudgets) {
+  inference::v1::MemoryPolicy proto;
+  const auto refused_field = [&] {
+    const auto refused = CreatePolicyChoice(proto);
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+    return status::PayloadOf(refused.status(), status::kFieldPayload);
+  };
+  proto.mutable_window()->set_recent(64);
+  proto.mutable_guard()->set_max_kl(0.1);
+  EXPECT_EQ(refused_field(), "memory_policy.guard");
+  proto.mutable_h2o()->mutable_budget()->set_tokens(64);
+  EXPECT_EQ(CreatePolicyChoice(proto)->guard->probe_every, 256);
+  proto.mutable_h2o()->set_interval(100);
+  EXPECT_EQ(CreatePolicyChoice(proto)->guard->probe_every, 300);
+  for (const double wrong : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    proto.mutable_guard()->set_max_kl(wrong);
+    EXPECT_EQ(refused_field(), "memory_policy.guard.max_kl");
+  }
+  proto.mutable_guard()->set_max_kl(2);
+  for (const int wrong : {-100, 1, 150}) {
+    proto.mutable_guard()->set_probe_every(wrong);
+    EXPECT_EQ(refused_field(), "memory_policy.guard.probe_every");
+  }
+  proto.mutable_guard()->set_probe_every(100);
+  EXPECT_EQ(CreatePolicyChoice(proto)->guard->probe_every, 100);
+}
+
+TEST(PolicyChoiceTest, KnowsWhatItsPolicyMayHaveBecome) {
+  const PolicyChoice elastic{.policy = FullPolicy(), .is_elastic = true};
+  EXPECT_EQ(elastic.Become("window(sinks=4,recent=200)")->Describe(), "window(sinks=4,recent=200)");
+  EXPECT_EQ(PolicyChoice{.policy = FullPolicy()}.Become("window(sinks=4,recent=200)"), nullptr);
+  inference::v1::MemoryPolicy proto;
+  proto.mutable_h2o()->mutable_budget()->set_tokens(64);
+  proto.mutable_guard()->set_max_kl(1);
+  PolicyChoice guarded = *CreatePolicyChoice(proto);
+  const auto looser = guarded.policy->Looser()->Looser();
+  EXPECT_EQ(looser->Describe(), "h2o(tokens=256,interval=128,recent=0)");
+  EXPECT_EQ(guarded.Become(looser->Describe())->Describe(), looser->Describe());
+  EXPECT_EQ(guarded.Become("h2o(tokens=96,interval=128,recent=0)"), nullptr);
+  guarded.guard.reset();
+  EXPECT_EQ(guarded.Become(looser->Describe()), nullptr);
 }
 
 TEST(MemoryPolicyTest, MaskOfALayerIsTheNarrower) {

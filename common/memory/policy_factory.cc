@@ -72,13 +72,6 @@ absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreateNamm(const Proto::Namm
 
 absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreatePolicy(const Proto& policy,
                                                                  const PolicyResources& resources) {
-  const Proto::PolicyCase type = policy.policy_case();
-  if (policy.elastic() && type != Proto::kFull && type != Proto::kWindow &&
-      type != Proto::POLICY_NOT_SET) {
-    return status::InvalidField(
-        "memory_policy.elastic",
-        "goes with full and window only: what the others keep is bounded by their own budgets");
-  }
   absl::StatusOr<std::shared_ptr<const MemoryPolicy>> created = FullPolicy();
   switch (policy.policy_case()) {
     case Proto::kWindow:

@@ -85,6 +85,12 @@ std::string ReceiptText(const inference::v1::MemoryReceipt& receipt) {
     absl::StrAppend(&compression, ", tightened for want of pages: ", receipt.shrinks());
   }
   rows.push_back({"  compression", compression});
+  if (receipt.has_guard()) {
+    const inference::v1::GuardReport& guard = receipt.guard();
+    rows.push_back({"  guard", absl::StrFormat("%d probes, %d skipped, worst KL %.3f, %d back-offs",
+                                               guard.probes(), guard.skipped(), guard.worst_kl(),
+                                               guard.back_offs())});
+  }
   rows.push_back({"  came from", absl::StrCat(receipt.tier().empty() ? "none" : receipt.tier(),
                                               ", ", BytesText(receipt.bytes_moved()), " moved")});
   const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());

@@ -202,6 +202,25 @@ TEST_P(DefaultSessionTest, AFullMemoryIsTightenedByTheNextTurn) {
   }
 }
 
+// What a guard has made of a budget holds for the session: an interrupted one ends as one that
+// makes all probes in one turn.
+TEST_P(DefaultSessionTest, AGuardsBudgetComesBackWithTheMemory) {
+  v1::GenerateRequest request = Settings();
+  const std::vector<int32_t>& text = prompts_[1].prompt_ids;
+  while (request.prompt_ids_size() < 300) {
+    request.mutable_prompt_ids()->Add(text.begin(), text.end());
+  }
+  inference::v1::MemoryPolicy& policy = *request.mutable_memory_policy();
+  policy.mutable_h2o()->mutable_budget()->set_tokens(40);
+  policy.mutable_h2o()->set_interval(16);
+  policy.mutable_guard()->set_max_kl(1e-6);
+  policy.mutable_guard()->set_probe_every(16);
+  ExpectSameTexts(request);
+  const std::string stored = memory_.Committed("t", "s", 3).lineage().policy();
+  EXPECT_THAT(stored, ::testing::HasSubstr("h2o(tokens="));
+  EXPECT_THAT(stored, ::testing::Not(::testing::HasSubstr("tokens=40,")));
+}
+
 INSTANTIATE_TEST_SUITE_P(ComputeTypes, DefaultSessionTest, ::testing::Values("float32", "bfloat16"),
                          [](const auto& info) { return std::string(info.param); });
 

@@ -44,6 +44,8 @@ struct ExecutorMetrics {
   metrics::Counter& steps;
   metrics::Counter& preemptions;
   metrics::Counter& shrinks;
+  metrics::Counter& guard_probes;
+  metrics::Counter& guard_back_offs;
   metrics::Counter& rejections;
   metrics::Counter& cancelled;
   metrics::Counter& deadline_exceeded;

@@ -143,11 +143,12 @@ absl::StatusOr<v1::EstimateResponse> ExecutorServiceImpl::Estimate(
     return status::InvalidField(
         "tokens", absl::StrCat("must be from 1 to ", kMaxEstimatedTokens, ": ", request.tokens()));
   }
-  ASSIGN_OR_RETURN(const std::shared_ptr<const memory::MemoryPolicy> policy,
-                   memory::CreatePolicy(request.memory_policy(), engine->limits().model.policies));
+  ASSIGN_OR_RETURN(
+      const memory::PolicyChoice choice,
+      memory::CreatePolicyChoice(request.memory_policy(), engine->limits().model.policies));
   v1::EstimateResponse response;
   *response.mutable_estimate() =
-      EstimateMemory(*policy, engine->limits(), request.tokens(), engine->page_bytes());
+      EstimateMemory(*choice.policy, engine->limits(), request.tokens(), engine->page_bytes());
   return response;
 }
 

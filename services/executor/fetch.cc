@@ -80,13 +80,11 @@ absl::Status Fetch::Look() {
 }
 
 std::shared_ptr<const memory::MemoryPolicy> Fetch::StoredPolicy(const std::string& stored) const {
-  if (stored == request_.policy->Describe()) return request_.policy;
-  if (request_.may_be_tighter) {
-    if (auto tighter = request_.policy->TighterOf(stored)) return tighter;
-  }
+  if (auto own = request_.choice.Become(stored)) return own;
+  const std::shared_ptr<const memory::MemoryPolicy>& wanted = request_.choice.policy;
   // Only full and windows are wider than others, and told by their text.
   auto wider = memory::FullPolicy()->TighterOf(stored);
-  return wider != nullptr && request_.policy->CanFollow(*wider) ? wider : request_.policy;
+  return wider != nullptr && wanted->CanFollow(*wider) ? wider : wanted;
 }
 
 absl::Status Fetch::GetChunks() {

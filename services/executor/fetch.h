@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "common/memory/kv_shape.h"
 #include "common/memory/memory_policy.h"
+#include "common/memory/policy_choice.h"
 #include "common/sync/mutex.h"
 #include "mneme/memory/v1/memory.grpc.pb.h"
 #include "services/executor/host_cache.h"
@@ -40,8 +41,7 @@ struct FetchRequest {
   uint64_t version = 0;  // the latest snapshot up to it
   snapshot::v1::Lineage lineage;
   memory::KvShape shape;
-  std::shared_ptr<const memory::MemoryPolicy> policy;
-  bool may_be_tighter = false;  // a memory under what this was tightened to fits, too
+  memory::PolicyChoice choice;
   std::vector<int32_t> tokens;  // of the prompt
   // Tokens whose memory is there already, and its policy: chunks are fetched only where the
   // snapshot covers more than `worthwhile_tokens` others, or lacks entries that are there.
@@ -70,8 +70,8 @@ class Fetch {
   State state() const { return state_.load(std::memory_order_acquire); }
   const snapshot::v1::Manifest& manifest() const { return manifest_; }
   uint64_t version() const { return version_; }  // the snapshot's, with manifest()
-  // What the memory is under, with manifest(): the policy asked for, one that this was tightened
-  // to, or a wider one that it can follow.
+  // What the memory is under, with manifest(): the policy asked for, what it has become, or a wider
+  // one that it can follow.
   const std::shared_ptr<const memory::MemoryPolicy>& policy() const { return policy_; }
   absl::Status status() const;
 

@@ -55,8 +55,11 @@ absl::StatusOr<WorkSpec> CheckGenerate(const v1::GenerateRequest& request,
         "goes with one answer only; ask for the answer alone, with n = 1 and its own seed");
   }
   spec.sampling = std::make_shared<const SamplingParams>(std::move(sampling));
-  ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy(), limits.policies));
-  spec.is_elastic = request.memory_policy().elastic();
+  ASSIGN_OR_RETURN(memory::PolicyChoice choice,
+                   memory::CreatePolicyChoice(request.memory_policy(), limits.policies));
+  spec.policy = std::move(choice.policy);
+  spec.is_elastic = choice.is_elastic;
+  spec.guard = choice.guard;
   if (request.memory_policy().has_beacon() && spec.sampling->n > 1) {
     return status::InvalidField("sampling.n",
                                 absl::StrCat("must be 1 with memory policy beacon, whose memory "
@@ -97,7 +100,10 @@ absl::StatusOr<WorkSpec> CheckScore(const v1::ScoreRequest& request, const Model
     ASSIGN_OR_RETURN(std::vector<int32_t> checked, CheckIds(field, ids, limits.vocab_size));
     spec.continuations.push_back(std::move(checked));
   }
-  ASSIGN_OR_RETURN(spec.policy, memory::CreatePolicy(request.memory_policy(), limits.policies));
+  // Contexts are not long-lived: elastic and guard have nothing to say of them.
+  ASSIGN_OR_RETURN(memory::PolicyChoice choice,
+                   memory::CreatePolicyChoice(request.memory_policy(), limits.policies));
+  spec.policy = std::move(choice.policy);
   return spec;
 }
 

@@ -55,6 +55,9 @@ absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(
   scheduler->cache_ = std::make_unique<SequenceCache>(
       scheduler->pool_.get(),
       static_cast<int64_t>(share * static_cast<double>(scheduler->pool_->num_pages())), metrics);
+  scheduler->guard_ =
+      std::make_unique<QualityGuard>(model, scheduler->pool_.get(), scheduler->tables_.get(),
+                                     scheduler->cache_.get(), options.step_tokens, metrics);
   scheduler->sessions_ = std::move(sessions);
   metrics->kv_pages_total.Set(static_cast<double>(scheduler->pool_->num_pages()));
   return scheduler;
@@ -236,8 +239,8 @@ void Scheduler::OpenMemory(Sequence* sequence) {
   const int64_t most = sequence->most_reusable();
   std::optional<StoredSnapshot> snapshot;
   if (sequence->is_session_turn()) {
-    std::optional<CachedSequence> own = cache_->TakeSession(
-        spec.tenant, spec.session_id, spec.policy, spec.is_elastic, sequence->tokens, most);
+    std::optional<CachedSequence> own =
+        cache_->TakeSession(spec.tenant, spec.session_id, spec.choice(), sequence->tokens, most);
     if (own.has_value()) {
       sequence->memory.emplace(std::move(own->memory));
       snapshot = std::move(own->snapshot);
@@ -419,7 +422,14 @@ absl::Status Scheduler::Run(const std::vector<Share>& plan) {
   }
   ASSIGN_OR_RETURN(at::Tensor logits, model_->Forward(steps));
   if (!logits.device().is_cpu()) logits = logits.to(at::kCPU);
-  for (const Share& share : plan) RETURN_IF_ERROR(share.sequence->memory->Forget());
+  std::vector<Sequence*> guarded;
+  for (const Share& share : plan) {
+    RETURN_IF_ERROR(share.sequence->memory->Forget());
+    if (QualityGuard::IsDue(*share.sequence)) guarded.push_back(share.sequence);
+  }
+  // Before answers end, so that what a memory is kept under does not depend on where they do.
+  if (!guarded.empty()) logits = logits.clone();
+  for (Sequence* const sequence : guarded) RETURN_IF_ERROR(guard_->Probe(sequence));
 
   StepResults::Outcome outcome = results_->Take(logits, rows);
   for (auto& sequence : outcome.forked) Insert(std::move(sequence));

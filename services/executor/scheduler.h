@@ -26,6 +26,7 @@
 #include "common/memory/kv_tables.h"
 #include "common/memory/memory_policy.h"
 #include "services/executor/executor_metrics.h"
+#include "services/executor/quality_guard.h"
 #include "services/executor/sequence.h"
 #include "services/executor/sequence_cache.h"
 #include "services/executor/session_memory.h"
@@ -146,6 +147,7 @@ class Scheduler {
   std::unique_ptr<memory::KvTables> tables_;
   std::unique_ptr<StepResults> results_;
   std::unique_ptr<SequenceCache> cache_;
+  std::unique_ptr<QualityGuard> guard_;
   std::unique_ptr<SessionMemory> sessions_;
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first; all have memory
   std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first; none has memory

@@ -238,20 +238,22 @@ TEST(SchedulerTest, ElasticMemoriesAreTightenedBeforeAnybodyIsPreempted) {
 }
 
 TEST(SchedulerTest, OfElasticMemoriesTheLargestGivesWay) {
-  SamplingParams sampling{.temperature = 0, .max_tokens = 400};
-  Bench bench({}, 4 * 60, {.context_length = 2048});
+  SamplingParams sampling{.temperature = 0, .max_tokens = 250};
+  Bench bench({}, 4 * 54, {.context_length = 2048});
   WorkSpec older = Generate(Prompt(500, 1), sampling);
-  WorkSpec younger = Generate(Prompt(300, 2), sampling);
+  WorkSpec younger = Generate(Prompt(316, 2), sampling);
   older.is_elastic = younger.is_elastic = true;
   const auto first = bench.Add(older);
   const auto second = bench.Add(younger);
   bench.Run();
   EXPECT_TRUE(first->status().ok()) << first->status();
   EXPECT_TRUE(second->status().ok()) << second->status();
-  EXPECT_THAT(Bench::Take(*first)[0].ids, SizeIs(400));
-  EXPECT_THAT(Bench::Take(*second)[0].ids, SizeIs(400));
-  // First the older one, then the one that has become the largest.
-  EXPECT_EQ(bench.metrics.shrinks.Value(), 2);
+  const Answer larger = Bench::Take(*first)[0];
+  const Answer smaller = Bench::Take(*second)[0];
+  EXPECT_THAT(larger.ids, SizeIs(250));
+  EXPECT_THAT(smaller.ids, SizeIs(250));
+  EXPECT_EQ(larger.end->receipt.shrinks(), 1);
+  EXPECT_EQ(smaller.end->receipt.shrinks(), 0);
   EXPECT_EQ(bench.metrics.preemptions.Value(), 0);
   EXPECT_EQ(bench.scheduler->pool().used_pages(), 0);
 }

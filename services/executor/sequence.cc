@@ -120,6 +120,7 @@ AnswerEnd MakeEnd(const Sequence& sequence, inference::v1::FinishReason reason, 
   receipt.set_kv_bytes_peak(sequence.peak_bytes);
   receipt.set_policy(request.spec.policy->Describe());
   receipt.set_shrinks(sequence.shrinks);
+  if (request.spec.guard.has_value()) *receipt.mutable_guard() = sequence.guard;
   if (sequence.memory.has_value()) {
     const memory::KvSequence& memory = *sequence.memory;
     receipt.set_policy(memory.policy().Describe());

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/memory/kv_sequence.h"
 #include "common/memory/memory_policy.h"
+#include "common/memory/policy_choice.h"
 #include "common/trace/request_context.h"
 #include "mneme/snapshot/v1/snapshot.pb.h"
 #include "services/executor/sampler.h"
@@ -39,9 +40,12 @@ struct WorkSpec {
   std::shared_ptr<const SamplingParams> sampling;
   std::vector<std::vector<int32_t>> continuations;
   std::shared_ptr<const memory::MemoryPolicy> policy;
-  // Its memory may be put under a tighter policy when pages run out, and may come from such a one.
   bool is_elastic = false;
+  std::optional<memory::GuardSettings> guard;
   absl::Time deadline = absl::InfiniteFuture();
+  memory::PolicyChoice choice() const {
+    return {.policy = policy, .is_elastic = is_elastic, .guard = guard};
+  }
   bool is_score() const { return sampling == nullptr; }
   int num_answers() const {
     return is_score() ? static_cast<int>(continuations.size()) : sampling->n;
@@ -92,6 +96,7 @@ struct Sequence {
   int64_t prefilled_tokens = 0;
   int64_t peak_bytes = 0;  // of earlier stays in the batch
   int shrinks = 0;         // times that its memory was tightened
+  inference::v1::GuardReport guard;
   std::optional<Instant> first_token;
   Instant last_token;
   std::optional<Instant> paused_since;

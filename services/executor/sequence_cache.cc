@@ -124,20 +124,20 @@ CachedSequence SequenceCache::Remove(Position entry) {
   return sequence;
 }
 
-std::optional<CachedSequence> SequenceCache::TakeSession(
-    absl::string_view tenant, absl::string_view session_id,
-    const std::shared_ptr<const memory::MemoryPolicy>& policy, bool may_be_tighter,
-    absl::Span<const int32_t> tokens, int64_t max_tokens) {
+std::optional<CachedSequence> SequenceCache::TakeSession(absl::string_view tenant,
+                                                         absl::string_view session_id,
+                                                         const memory::PolicyChoice& choice,
+                                                         absl::Span<const int32_t> tokens,
+                                                         int64_t max_tokens) {
   const auto found = sessions_.find(std::pair(std::string(tenant), std::string(session_id)));
   if (found == sessions_.end()) return std::nullopt;
   CachedSequence sequence = Remove(found->second);
   const int64_t common = std::min(CommonTokens(sequence.tokens, tokens), max_tokens);
   memory::KvSequence& memory = sequence.memory;
-  const bool is_tighter =
-      may_be_tighter && policy->TighterOf(memory.policy().Describe()) != nullptr;
+  const bool is_chosen = choice.Become(memory.policy().Describe()) != nullptr;
   // Cut first: what is cut off must not decide what is forgotten.
-  if (common <= 0 || (!is_tighter && !policy->CanFollow(memory.policy())) ||
-      !memory.Truncate(common).ok() || (!is_tighter && !memory.Tighten(policy).ok())) {
+  if (common <= 0 || (!is_chosen && !choice.policy->CanFollow(memory.policy())) ||
+      !memory.Truncate(common).ok() || (!is_chosen && !memory.Tighten(choice.policy).ok())) {
     return std::nullopt;
   }
   memory.SetIdle(false);

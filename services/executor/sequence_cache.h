@@ -20,6 +20,7 @@
 #include "common/memory/kv_pool.h"
 #include "common/memory/kv_sequence.h"
 #include "common/memory/memory_policy.h"
+#include "common/memory/policy_choice.h"
 #include "services/executor/executor_metrics.h"
 #include "services/executor/stored_snapshot.h"
 
@@ -51,13 +52,12 @@ class SequenceCache {
   void Insert(CachedSequence sequence);
 
   // Takes the session's memory out, cut back to the tokens that it has in common with `tokens`, at
-  // most `max_tokens`, and tightened to the policy where it is under a wider one;
-  // `may_be_tighter`: it may also be under one that the policy was tightened to. Nothing: there is
-  // none, it can't be cut or does not fit (its policy forgot what is needed); then it is gone.
-  std::optional<CachedSequence> TakeSession(
-      absl::string_view tenant, absl::string_view session_id,
-      const std::shared_ptr<const memory::MemoryPolicy>& policy, bool may_be_tighter,
-      absl::Span<const int32_t> tokens, int64_t max_tokens);
+  // most `max_tokens`, and tightened to the chosen policy where it is under a wider one. Nothing:
+  // there is none, it can't be cut or does not fit (its policy forgot what is needed); then it is
+  // gone.
+  std::optional<CachedSequence> TakeSession(absl::string_view tenant, absl::string_view session_id,
+                                            const memory::PolicyChoice& choice,
+                                            absl::Span<const int32_t> tokens, int64_t max_tokens);
 
   // Returns a fork of the memory with the longest common beginning, cut to it and to `max_tokens`.
   std::optional<memory::KvSequence> Share(absl::string_view tenant,

@@ -95,10 +95,10 @@ TEST_F(SequenceCacheTest, NothingIsFoundByAnotherTenantOrPolicy) {
   EXPECT_EQ(Shared(Tokens(64, 1), "t"), 64) << "a fork of a session has its tenant";
   const auto window = *memory::WindowPolicy(4, 1000);
   EXPECT_FALSE(cache_->Share("t", *window, Tokens(64), 64).has_value());
-  EXPECT_FALSE(cache_->TakeSession("u", "s", memory::FullPolicy(), false, Tokens(64, 1), 64));
-  EXPECT_FALSE(cache_->TakeSession("t", "s2", memory::FullPolicy(), false, Tokens(64, 1), 64));
+  EXPECT_FALSE(cache_->TakeSession("u", "s", {memory::FullPolicy()}, Tokens(64, 1), 64));
+  EXPECT_FALSE(cache_->TakeSession("t", "s2", {memory::FullPolicy()}, Tokens(64, 1), 64));
   cache_->Insert(Sequence(Tokens(64, 1), "t", "s", window));
-  EXPECT_FALSE(cache_->TakeSession("t", "s", memory::FullPolicy(), false, Tokens(64, 1), 64));
+  EXPECT_FALSE(cache_->TakeSession("t", "s", {memory::FullPolicy()}, Tokens(64, 1), 64));
   cache_->Insert(Sequence(Tokens(64), ""));
   EXPECT_EQ(cache_->num_entries(), 1);
 }
@@ -107,7 +107,7 @@ TEST_F(SequenceCacheTest, ASessionTakesItsOwnMemoryBackCutToWhatItStillBeginsWit
   cache_->Insert(Sequence(Tokens(50), "t", "s"));
   std::vector<int32_t> changed = Tokens(60);
   changed[41] = 7;
-  auto taken = cache_->TakeSession("t", "s", memory::FullPolicy(), false, changed, 59);
+  auto taken = cache_->TakeSession("t", "s", {memory::FullPolicy()}, changed, 59);
   ASSERT_TRUE(taken.has_value());
   EXPECT_EQ(taken->memory.num_tokens(), 41);
   EXPECT_EQ(taken->tokens, Tokens(41));
@@ -123,7 +123,7 @@ TEST_F(SequenceCacheTest, ASessionsMemoryIsTightenedToWhatIsAskedFor) {
   const auto window = *memory::WindowPolicy(4, 20);
   cache_->Insert(Sequence(Tokens(100), "t", "s"));
   // Cut first: entries 61 to 80 are the latest of what is left.
-  auto taken = cache_->TakeSession("t", "s", window, false, Tokens(120), 80);
+  auto taken = cache_->TakeSession("t", "s", {window}, Tokens(120), 80);
   ASSERT_TRUE(taken.has_value());
   EXPECT_EQ(taken->memory.num_tokens(), 80);
   EXPECT_EQ(taken->memory.policy().Describe(), window->Describe());
@@ -132,21 +132,22 @@ TEST_F(SequenceCacheTest, ASessionsMemoryIsTightenedToWhatIsAskedFor) {
   EXPECT_EQ(pool_->used_pages(), window->EstimateResidentPages(kShape, 80));
   // The other way only where the session is elastic.
   cache_->Insert(*std::move(taken));
-  taken = cache_->TakeSession("t", "s", memory::FullPolicy(), true, Tokens(120), 119);
+  taken =
+      cache_->TakeSession("t", "s", {memory::FullPolicy(), /*is_elastic=*/true}, Tokens(120), 119);
   ASSERT_TRUE(taken.has_value());
   EXPECT_EQ(taken->memory.policy().Describe(), window->Describe());
   cache_->Insert(*std::move(taken));
-  EXPECT_FALSE(cache_->TakeSession("t", "s", memory::FullPolicy(), false, Tokens(120), 119));
+  EXPECT_FALSE(cache_->TakeSession("t", "s", {memory::FullPolicy()}, Tokens(120), 119));
 }
 
 TEST_F(SequenceCacheTest, AWindowIsTakenBackWhereItEndsAndGivenUpWhereItCannotBeCut) {
   const auto window = *memory::WindowPolicy(4, 20);
   cache_->Insert(Sequence(Tokens(100), "t", "s", window));
-  auto taken = cache_->TakeSession("t", "s", window, false, Tokens(130), 129);
+  auto taken = cache_->TakeSession("t", "s", {window}, Tokens(130), 129);
   ASSERT_TRUE(taken.has_value());
   EXPECT_EQ(taken->memory.num_tokens(), 100);
   cache_->Insert(*std::move(taken));
-  EXPECT_FALSE(cache_->TakeSession("t", "s", window, false, Tokens(50), 49).has_value());
+  EXPECT_FALSE(cache_->TakeSession("t", "s", {window}, Tokens(50), 49).has_value());
   EXPECT_EQ(pool_->free_pages(), pool_->num_pages());
   cache_->Insert(Sequence(Tokens(100), "t", "", window));
   EXPECT_EQ(cache_->num_entries(), 0) << "a stateless window can't be shared";

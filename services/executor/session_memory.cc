@@ -104,8 +104,7 @@ void SessionMemory::StartFetch(Sequence* sequence) {
                                   .version = spec.snapshot_version,
                                   .lineage = LineageOf(*spec.policy),
                                   .shape = sequence->memory->shape(),
-                                  .policy = spec.policy,
-                                  .may_be_tighter = spec.is_elastic,
+                                  .choice = spec.choice(),
                                   .tokens = sequence->tokens,
                                   .num_present = sequence->num_computed(),
                                   .present_policy = sequence->memory->shared_policy()});
@@ -238,7 +237,7 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
     }
   }
   // From a wider policy to the one that the turn asks for.
-  if (spec.policy->CanFollow(*fetch.policy())) {
+  if (spec.choice().Become(fetch.policy()->Describe()) == nullptr) {
     if (const absl::Status status = sequence->memory->Tighten(spec.policy); !status.ok()) {
       FailRestore(sequence, status);
       return absl::OkStatus();

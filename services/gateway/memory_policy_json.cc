@@ -64,6 +64,24 @@ void AppendBudget(const iv1::MemoryPolicy::Budget& budget, std::string* out) {
   *out += "}";
 }
 
+void ReadGuard(JsonFields& fields, const std::string& path, iv1::MemoryPolicy* policy) {
+  const Json* const object = fields.Object("guard");
+  if (object == nullptr) return;
+  if (!policy->has_h2o() && !policy->has_snapkv() && !policy->has_l2norm()) {
+    fields.Fail("guard", "goes with \"h2o\", \"snapkv\" and \"l2norm\" only");
+    return;
+  }
+  JsonFields inner(*object, path + "guard.");
+  const std::optional<double> max_kl = inner.Number("max_kl");
+  if (max_kl.has_value()) {
+    policy->mutable_guard()->set_max_kl(*max_kl);
+  } else {
+    inner.Fail("max_kl", "must be given: a divergence from the full cache, in nats");
+  }
+  policy->mutable_guard()->set_probe_every(ReadInt32(inner, "probe_every", 1));
+  PassOn(inner, fields, path.size());
+}
+
 // Zeros are defaults, and not written.
 void AppendField(absl::string_view name, int64_t value, std::string* out) {
   if (value != 0) absl::StrAppend(out, ",\"", name, "\":", value);
@@ -136,6 +154,7 @@ void ReadMemoryPolicy(JsonFields& fields, iv1::MemoryPolicy* policy) {
   } else if (inner.Has("elastic")) {
     inner.Fail("elastic", "goes with \"full\" and \"window\" only");
   }
+  ReadGuard(inner, path, policy);
   PassOn(inner, fields, 0);
 }
 
@@ -185,6 +204,12 @@ void AppendMemoryPolicy(const iv1::MemoryPolicy& policy, std::string* out) {
     case iv1::MemoryPolicy::POLICY_NOT_SET:
       *out += "null";
       return;
+  }
+  if (policy.has_guard()) {
+    *out += ",\"guard\":{\"max_kl\":";
+    AppendJsonNumber(policy.guard().max_kl(), out);
+    AppendField("probe_every", policy.guard().probe_every(), out);
+    *out += "}";
   }
   if (policy.has_elastic()) {
     absl::StrAppend(out, ",\"elastic\":", policy.elastic() ? "true" : "false");

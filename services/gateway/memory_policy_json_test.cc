@@ -26,6 +26,8 @@ TEST(MemoryPolicyJsonTest, PoliciesAreWrittenAsTheyAreRead) {
         R"({"type":"window","sinks":4,"recent":64,"elastic":false})",
         R"({"type":"h2o","budget":{"tokens":512},"recent":100,"interval":64})",
         R"({"type":"h2o","budget":{"bytes":1048576}})",
+        R"({"type":"h2o","budget":{"tokens":64},"guard":{"max_kl":0.25,"probe_every":512}})",
+        R"({"type":"l2norm","budget":{"tokens":64},"guard":{"max_kl":2}})",
         R"({"type":"snapkv","budget":{"fraction":0.25},"window":16,"kernel_size":7,"interval":64})",
         R"({"type":"l2norm","budget":{"tokens":512},"skip_layers":0,"interval":32})",
         R"({"type":"namm","artifact":"a\"b","cache_size":1024,"delay":256,"threshold":0.5})"}) {
@@ -57,6 +59,11 @@ TEST(MemoryPolicyJsonTest, ErrorsNameTheField) {
   EXPECT_EQ(field(R"({"type":"full","elastic":1})"), "memory_policy.elastic");
   EXPECT_EQ(field(R"({"type":"h2o","budget":{"tokens":9},"elastic":true})"),
             "memory_policy.elastic");
+  EXPECT_EQ(field(R"({"type":"full","guard":{"max_kl":1}})"), "memory_policy.guard");
+  EXPECT_EQ(field(R"({"type":"h2o","budget":{"tokens":9},"guard":{}})"),
+            "memory_policy.guard.max_kl");
+  EXPECT_EQ(field(R"({"type":"h2o","budget":{"tokens":9},"guard":{"max_kl":1,"probe_every":-1}})"),
+            "memory_policy.guard.probe_every");
   EXPECT_EQ(field(R"({"type":"magic"})"), "memory_policy.type");
 }
 

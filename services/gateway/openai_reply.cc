@@ -75,6 +75,14 @@ void AppendMneme(const Done& done, const iv1::MemoryReceipt& receipt, uint64_t s
   *out += ",\"policy\":";
   AppendJsonString(receipt.policy(), out);
   absl::StrAppend(out, ",\"shrinks\":", receipt.shrinks());
+  if (receipt.has_guard()) {
+    const iv1::GuardReport& guard = receipt.guard();
+    absl::StrAppend(out, ",\"guard\":{\"probes\":", guard.probes(),
+                    ",\"skipped\":", guard.skipped(), ",\"back_offs\":", guard.back_offs(),
+                    ",\"worst_kl\":");
+    AppendJsonNumber(guard.worst_kl(), out);
+    *out += '}';
+  }
   absl::StrAppend(out, ",\"bytes_moved\":", receipt.bytes_moved(), ",\"ms\":{");
   const std::map<std::string, double> stages(receipt.ms().begin(), receipt.ms().end());
   bool first = true;

@@ -108,6 +108,14 @@ absl::Status CheckMemoryPolicy(const iv1::MemoryPolicy& policy) {
       !policy.has_full() && !policy.has_window()) {
     return status::InvalidField("memory_policy.elastic", "goes with full and window only");
   }
+  if (policy.has_guard()) {
+    if (!policy.has_h2o() && !policy.has_snapkv() && !policy.has_l2norm()) {
+      return status::InvalidField("memory_policy.guard", "goes with h2o, snapkv and l2norm only");
+    }
+    if (!(policy.guard().max_kl() > 0)) {
+      return status::InvalidField("memory_policy.guard.max_kl", "must be above 0, in nats");
+    }
+  }
   if (!policy.has_window()) return absl::OkStatus();
   if (policy.window().sinks() < 0) {
     return status::InvalidField("memory_policy.window.sinks", "must be 0 or more");

@@ -466,8 +466,8 @@ TEST_P(CompactionStoreTest, ReplacementNeedsTheLeaseTheHeadAndWhatWasStaged) {
 TEST_P(CompactionStoreTest, IdleSessionsAreRoundedBeforeAnyIsDropped) {
   StoreOptions options;
   options.redis_budget_bytes = 15 * kChunkBytes;
-  options.is_elastic = [](const std::string& tenant, const std::string& model) {
-    return tenant == "t" && model == "m";
+  options.is_elastic = [](const std::string& tenant, const v1::Session& session) {
+    return tenant == "t" && session.model() == "m";
   };
   UseOptions(options);
   const sv1::Manifest first = Turn("a", 0, 3 * kChunkSerials);

@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "mneme/memory/v1/config.pb.h"
+#include "mneme/memory/v1/memory.pb.h"
 
 namespace mneme::memory {
 
