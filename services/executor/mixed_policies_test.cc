@@ -5,12 +5,11 @@
 
 #include <cmath>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "common/memory/namm_model.h"
+#include "common/memory/untrained_namm.h"
 #include "common/model/tiny_model.h"
 #include "kernels/parallel.h"
 #include "services/executor/admission.h"
@@ -28,18 +27,7 @@ class MixedPoliciesTest : public PolicyEngineTest {
                     folder_.path(),
                     {.num_layers = 3, .num_heads = 4, .num_kv_heads = 2, .context_length = 512})
                     .ok());
-    memory::NammConfig config;
-    config.spectrogram = {.n_fft = 16, .hop = 8};
-    config.delay = 32;
-    config.network.input_size = config.recency_dim + 9;
-    config.network.hidden_size = 16;
-    std::mt19937 random(3);
-    std::normal_distribution<float> normal(0, 0.3f);
-    std::vector<float> parameters(memory::BamNetwork::NumParameters(config.network));
-    for (float& value : parameters) value = normal(random);
-    const auto namm = memory::NammModel::Create(config, parameters, {});
-    ASSERT_TRUE(namm.ok()) << namm.status();
-    ASSERT_TRUE(namm->Save(folder_.File("mine.safetensors")).ok());
+    ASSERT_TRUE(memory::WriteUntrainedNamm(folder_.File("mine.safetensors")).ok());
     auto* const artifact = config_.add_namm_artifacts();
     artifact->set_name("mine");
     artifact->set_path(folder_.File("mine.safetensors"));

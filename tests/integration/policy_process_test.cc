@@ -6,7 +6,7 @@
 #include <map>
 #include <random>
 
-#include "common/memory/namm_model.h"
+#include "common/memory/untrained_namm.h"
 #include "tests/integration/stored_session_fixture.h"
 
 namespace mneme::testing {
@@ -19,19 +19,7 @@ constexpr int kTurns = 4;
 class PolicyProcessTest : public StoredSessionTest {
  protected:
   void SetUp() override {
-    // An untrained network: what it keeps is as good as drawn by lot.
-    memory::NammConfig config;
-    config.spectrogram = {.n_fft = 16, .hop = 8};
-    config.delay = 32;
-    config.network.input_size = config.recency_dim + 9;
-    config.network.hidden_size = 16;
-    std::mt19937 random(3);
-    std::normal_distribution<float> normal(0, 0.3F);
-    std::vector<float> parameters(memory::BamNetwork::NumParameters(config.network));
-    for (float& value : parameters) value = normal(random);
-    const auto namm = memory::NammModel::Create(config, parameters, {});
-    ASSERT_TRUE(namm.ok()) << namm.status();
-    ASSERT_TRUE(namm->Save(folder_.File("mine.safetensors")).ok());
+    ASSERT_TRUE(memory::WriteUntrainedNamm(folder_.File("mine.safetensors")).ok());
     namm_artifacts_.emplace_back();
     namm_artifacts_[0].set_name("mine");
     namm_artifacts_[0].set_path(folder_.File("mine.safetensors"));
