@@ -34,11 +34,12 @@ else
   base=$(git merge-base HEAD "${LINT_BASE:-HEAD~1}" 2>/dev/null || git rev-list --max-parents=0 HEAD | tail -n 1)
   mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cc' '*.h')
 fi
-# Clang does not know all options of GCC's; its warnings are not what is checked here.
+# Clang does not know all options of GCC's, nor its precompiled headers; its warnings are not what is
+# checked here.
 tidy=$build/tidy
 if [ -e "$build/compile_commands.json" ]; then
   mkdir -p "$tidy"
-  sed -E 's/ -(fno-tree-[a-z]+|Wno-maybe-uninitialized|Werror)\b//g' "$build/compile_commands.json" \
+  sed -E 's/ -(fno-tree-[a-z]+|Wno-maybe-uninitialized|Werror|Winvalid-pch|include [^ ]*cmake_pch\.hxx)\b//g' "$build/compile_commands.json" \
     > "$tidy/compile_commands.json"
 fi
 mapfile -t checked < <(

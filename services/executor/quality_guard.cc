@@ -85,8 +85,9 @@ absl::StatusOr<double> QualityGuard::Measure(absl::Span<const int32_t> tokens,
 }
 
 absl::Status QualityGuard::Probe(Sequence* sequence) {
-  memory::KvSequence& memory = *sequence->memory;
   const WorkSpec& spec = sequence->request->spec;
+  if (!sequence->memory.has_value() || !spec.guard.has_value()) return absl::OkStatus();
+  memory::KvSequence& memory = *sequence->memory;
   const int64_t num_tokens = memory.num_tokens();
   auto shadow = memory.policy().Shadow(kShadowTokens - kScoredTokens, num_tokens);
   if (shadow == nullptr) return absl::OkStatus();  // nothing has been dropped

@@ -292,10 +292,11 @@ void SessionMemory::ExportUpTo(Sequence* sequence, int64_t end, int64_t max_byte
         turn.staging->Cancel(chunk.status());
         return;
       }
-      if (!chunk->has_value()) continue;  // forgotten already
-      *exported_bytes += static_cast<int64_t>((*chunk)->payload.size());
-      turn.chunks.push_back((*chunk)->chunk);
-      turn.staging->Add(**std::move(chunk));
+      std::optional<snapshot::EncodedChunk>& encoded = *chunk;
+      if (!encoded.has_value()) continue;  // forgotten already
+      *exported_bytes += static_cast<int64_t>(encoded->payload.size());
+      turn.chunks.push_back(encoded->chunk);
+      turn.staging->Add(*std::move(encoded));
     }
     turn.exported_entries = chunk_end;
   }
