@@ -277,6 +277,7 @@ absl::Status KvSequence::Compact(absl::Span<const KeptEntries> kept) {
     heads_[h].hole_begin = heads_[h].hole_end = 0;
     const int64_t count = static_cast<int64_t>(entries.indices.size());
     std::vector<int32_t> moved;
+    moved.reserve(entries.indices.size());
     for (const int64_t index : entries.indices) {
       moved.push_back(static_cast<int32_t>(position(entries.layer, entries.head, index)));
     }

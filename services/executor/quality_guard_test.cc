@@ -126,7 +126,7 @@ TEST_F(QualityGuardTest, WithoutPagesForAProbeTheAnswerGoesOn) {
   NewEngine(/*step_tokens=*/64, kNoBound);
   // 6 heads: 24 pages each, of which the sequence takes up to 5; a probe takes 16 and 17.
   const int64_t page_bytes = 16 * limits_.policies.entry_bytes;
-  const auto engine = NewEngine(/*step_tokens=*/64, 6 * 24 * page_bytes);
+  const auto engine = NewEngine(/*step_tokens=*/64, page_bytes * 6 * 24);
   Proto policy = Policies(1e-9)[0];
   const Answer answer = Read(*Submit(*engine, Request(policy, 1, 300, 40)));
   EXPECT_EQ(answer.tokens.size(), 40U);

@@ -10,8 +10,6 @@
 
 namespace mneme::memory {
 
-namespace v1 = ::mneme::memory::v1;
-
 // Immutable.
 class MemoryPlans {
  public:

@@ -6,8 +6,6 @@
 
 namespace mneme::memory {
 
-namespace v1 = ::mneme::memory::v1;
-
 // INVALID_ARGUMENT names the field. CreateSession without an id gets one: of the request_id, so
 // that a retry finds the session it made, or a random one.
 absl::Status Normalize(v1::CreateSessionRequest* request);

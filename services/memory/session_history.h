@@ -9,8 +9,6 @@
 
 namespace mneme::memory {
 
-namespace v1 = ::mneme::memory::v1;
-
 // What a reader wants of a session's turns.
 struct HistoryParts {
   bool messages = false;

@@ -19,8 +19,6 @@
 
 namespace mneme::memory {
 
-namespace v1 = ::mneme::memory::v1;
-
 // A snapshot on its way into a store. Used by one thread at a time. Destroyed before Finish has
 // succeeded it leaves nothing that anybody refers to.
 class SnapshotStaging {

@@ -13,8 +13,6 @@
 
 namespace mneme::memory {
 
-namespace v1 = ::mneme::memory::v1;
-
 inline constexpr size_t kMaxChunkBytes = 1 << 20;
 inline constexpr size_t kChunkDigestBytes = 16;
 inline constexpr uint32_t kSnapshotFormat = 1;

@@ -12,8 +12,6 @@
 
 namespace mneme::memory {
 
-namespace v1 = ::mneme::memory::v1;
-
 struct StoreOptions {
   int64_t default_ttl_seconds = 0;                // of a session after its last use; 0: for ever
   absl::Duration orphan_age = absl::Minutes(10);  // how long staged data waits for its turn
