@@ -214,7 +214,7 @@ TEST_P(DefaultSessionTest, AGuardsBudgetComesBackWithTheMemory) {
   policy.mutable_h2o()->mutable_budget()->set_tokens(40);
   policy.mutable_h2o()->set_interval(16);
   policy.mutable_guard()->set_max_kl(1e-6);
-  policy.mutable_guard()->set_probe_every(16);
+  policy.mutable_guard()->set_probe_every(64);
   ExpectSameTexts(request);
   const std::string stored = memory_.Committed("t", "s", 3).lineage().policy();
   EXPECT_THAT(stored, ::testing::HasSubstr("h2o(tokens="));
