@@ -162,23 +162,36 @@ std::vector<float> SumsOf(const KvSequence& sequence, int64_t layer, int64_t hea
   return sums;
 }
 
-class H2o final : public EvictionPolicy {
+// Those that score entries by the attention that they receive from some queries.
+class AttentionPolicy : public EvictionPolicy {
+ public:
+  AttentionPolicy(const EvictionBudget& budget, int64_t minimum, int64_t interval,
+                  const SummedQueries& queries)
+      : EvictionPolicy(budget, minimum, interval), queries_(queries) {}
+
+  AttentionStatistics statistics() const final { return AttentionStatistics::kWeights; }
+  std::unique_ptr<PolicyState> NewState(const KvShape& shape) const final {
+    return std::make_unique<AttentionSums>(shape, queries_);
+  }
+  absl::StatusOr<std::unique_ptr<PolicyState>> RestoreState(const KvShape& shape,
+                                                            absl::string_view bytes) const final {
+    return AttentionSums::Restore(shape, queries_, bytes);
+  }
+
+ private:
+  const SummedQueries queries_;
+};
+
+class H2o final : public AttentionPolicy {
  public:
   explicit H2o(const H2oOptions& options)
-      : EvictionPolicy(options.budget, std::max<int64_t>(options.recent + 1, 2), options.interval),
+      : AttentionPolicy(options.budget, std::max<int64_t>(options.recent + 1, 2), options.interval,
+                        SummedQueries()),
         options_(options) {}
 
   std::string name() const override { return "h2o"; }
   std::string Describe() const override {
     return absl::StrCat("h2o(", DescribeBudget(), ",recent=", options_.recent, ")");
-  }
-  AttentionStatistics statistics() const override { return AttentionStatistics::kWeights; }
-  std::unique_ptr<PolicyState> NewState(const KvShape& shape) const override {
-    return std::make_unique<AttentionSums>(shape, SummedQueries());
-  }
-  absl::StatusOr<std::unique_ptr<PolicyState>> RestoreState(
-      const KvShape& shape, absl::string_view bytes) const override {
-    return AttentionSums::Restore(shape, SummedQueries(), bytes);
   }
 
  protected:
@@ -198,23 +211,17 @@ class H2o final : public EvictionPolicy {
   const H2oOptions options_;
 };
 
-class SnapKv final : public EvictionPolicy {
+class SnapKv final : public AttentionPolicy {
  public:
   explicit SnapKv(const SnapKvOptions& options)
-      : EvictionPolicy(options.budget, options.window + 1, options.interval), options_(options) {}
+      : AttentionPolicy(options.budget, options.window + 1, options.interval,
+                        {.interval = options.interval, .window = options.window}),
+        options_(options) {}
 
   std::string name() const override { return "snapkv"; }
   std::string Describe() const override {
     return absl::StrCat("snapkv(", DescribeBudget(), ",window=", options_.window,
                         ",kernel_size=", options_.kernel_size, ")");
-  }
-  AttentionStatistics statistics() const override { return AttentionStatistics::kWeights; }
-  std::unique_ptr<PolicyState> NewState(const KvShape& shape) const override {
-    return std::make_unique<AttentionSums>(shape, queries());
-  }
-  absl::StatusOr<std::unique_ptr<PolicyState>> RestoreState(
-      const KvShape& shape, absl::string_view bytes) const override {
-    return AttentionSums::Restore(shape, queries(), bytes);
   }
 
  protected:
@@ -243,10 +250,6 @@ class SnapKv final : public EvictionPolicy {
   }
 
  private:
-  SummedQueries queries() const {
-    return {.interval = options_.interval, .window = options_.window};
-  }
-
   const SnapKvOptions options_;
 };
 

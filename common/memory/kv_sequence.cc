@@ -164,9 +164,8 @@ absl::Status KvSequence::Forget() { return Apply(policy_->Retain(*this)); }
 absl::Status KvSequence::Tighten(std::shared_ptr<const MemoryPolicy> policy) {
   if (policy->Describe() == policy_->Describe()) return absl::OkStatus();
   // First entries that a model's own window has dropped can't stay.
-  const bool lacks_sinks = policy->mask().sinks > policy_->mask().sinks &&
-                           std::any_of(shape_.sliding_windows.begin(), shape_.sliding_windows.end(),
-                                       [](int64_t window) { return window > 0; });
+  const bool lacks_sinks =
+      shape_.has_sliding_windows() && policy->mask().sinks > policy_->mask().sinks;
   if (lacks_sinks || !policy->CanFollow(*policy_)) {
     return absl::FailedPreconditionError(absl::StrCat("a memory under ", policy_->Describe(),
                                                       " can't go on under ", policy->Describe(),

@@ -17,6 +17,10 @@ struct KvShape {
   std::vector<int64_t> sliding_windows;
 
   int64_t num_heads() const { return num_layers * num_kv_heads; }  // of all layers together
+  bool has_sliding_windows() const {
+    return std::any_of(sliding_windows.begin(), sliding_windows.end(),
+                       [](int64_t window) { return window > 0; });
+  }
   int64_t sliding_window(int64_t layer) const {
     return sliding_windows.empty() ? 0 : sliding_windows[layer];
   }

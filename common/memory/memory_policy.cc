@@ -75,10 +75,7 @@ class MaskPolicy final : public MemoryPolicy {
   std::shared_ptr<const MemoryPolicy> Tighter(const KvSequence& sequence) const override {
     const KvShape& shape = sequence.shape();
     // What a model's own window has dropped can't become a first entry that stays.
-    if (std::any_of(shape.sliding_windows.begin(), shape.sliding_windows.end(),
-                    [](int64_t window) { return window > 0; })) {
-      return nullptr;
-    }
+    if (shape.has_sliding_windows()) return nullptr;
     const int64_t length = sequence.length(0, 0);
     const int64_t held = mask_.window == 0 ? length : std::min(length, mask_.window);
     const int64_t recent = held / 2;

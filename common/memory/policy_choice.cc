@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/memory/eviction_policy.h"
+#include "common/memory/kv_sequence.h"
 #include "common/status/annotate.h"
 #include "common/status/status_macros.h"
 
@@ -70,6 +71,11 @@ std::shared_ptr<const MemoryPolicy> PolicyChoice::Become(absl::string_view text)
     if (looser->Describe() == text) return looser;
   }
   return nullptr;
+}
+
+absl::Status PolicyChoice::TakeUp(KvSequence* memory) const {
+  if (Become(memory->policy().Describe()) != nullptr) return absl::OkStatus();
+  return memory->Tighten(policy);
 }
 
 absl::StatusOr<PolicyChoice> CreatePolicyChoice(const Proto& policy,

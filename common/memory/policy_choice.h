@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/memory/memory_policy.h"
@@ -28,6 +29,10 @@ struct PolicyChoice {
   // Returns the policy that a memory with this canonical text (MemoryPolicy::Describe) is under, if
   // it is the one asked for or can have come of it; null: it is another.
   std::shared_ptr<const MemoryPolicy> Become(absl::string_view text) const;
+  // Has a memory of an earlier turn go on: as it is where it can have come of this choice,
+  // tightened to the policy where it is under a wider one. FAILED_PRECONDITION: neither; rebuild by
+  // prefill.
+  absl::Status TakeUp(KvSequence* memory) const;
 };
 
 // As CreatePolicy, and INVALID_ARGUMENT: `elastic` of another policy than full and window; a guard

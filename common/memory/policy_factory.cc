@@ -120,9 +120,7 @@ absl::StatusOr<std::shared_ptr<const MemoryPolicy>> CreatePolicy(const Proto& po
     case Proto::POLICY_NOT_SET:
       break;
   }
-  if (created.ok() && (*created)->moves_entries() &&
-      std::any_of(resources.shape.sliding_windows.begin(), resources.shape.sliding_windows.end(),
-                  [](int64_t window) { return window > 0; })) {
+  if (created.ok() && (*created)->moves_entries() && resources.shape.has_sliding_windows()) {
     return status::InvalidField(
         "memory_policy", absl::StrCat("the model has sliding windows of its own, which ",
                                       (*created)->name(), " does not go with; use window or full"));

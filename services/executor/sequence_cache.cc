@@ -134,10 +134,8 @@ std::optional<CachedSequence> SequenceCache::TakeSession(absl::string_view tenan
   CachedSequence sequence = Remove(found->second);
   const int64_t common = std::min(CommonTokens(sequence.tokens, tokens), max_tokens);
   memory::KvSequence& memory = sequence.memory;
-  const bool is_chosen = choice.Become(memory.policy().Describe()) != nullptr;
   // Cut first: what is cut off must not decide what is forgotten.
-  if (common <= 0 || (!is_chosen && !choice.policy->CanFollow(memory.policy())) ||
-      !memory.Truncate(common).ok() || (!is_chosen && !memory.Tighten(choice.policy).ok())) {
+  if (common <= 0 || !memory.Truncate(common).ok() || !choice.TakeUp(&memory).ok()) {
     return std::nullopt;
   }
   memory.SetIdle(false);

@@ -236,12 +236,9 @@ absl::Status SessionMemory::Restore(Sequence* sequence,
       return absl::OkStatus();
     }
   }
-  // From a wider policy to the one that the turn asks for.
-  if (spec.choice().Become(fetch.policy()->Describe()) == nullptr) {
-    if (const absl::Status status = sequence->memory->Tighten(spec.policy); !status.ok()) {
-      FailRestore(sequence, status);
-      return absl::OkStatus();
-    }
+  if (const absl::Status status = spec.choice().TakeUp(&*sequence->memory); !status.ok()) {
+    FailRestore(sequence, status);
+    return absl::OkStatus();
   }
   turn.tier = fetch.tier();
   turn.restored_tokens = sequence->num_computed();
