@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,11 +14,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/memory/beacon_policy.h"
-#include "common/memory/kv_pool.h"
 #include "common/memory/kv_sequence.h"
-#include "common/memory/kv_tables.h"
-#include "common/model/model.h"
-#include "common/weights/model_files.h"
+#include "common/model/bench_engine.h"
 
 namespace mneme::model {
 namespace {
@@ -30,38 +26,8 @@ constexpr int64_t kStep = 512;
 constexpr int kTokens = 24;
 constexpr int64_t kShare = 8;
 
-struct Loaded {
-  std::unique_ptr<Model> model;
-  std::unique_ptr<memory::KvPool> pool;
-  std::unique_ptr<memory::KvTables> tables;
-};
-
-std::string Environment(const char* name, const std::string& otherwise) {
-  const char* const value = std::getenv(name);
-  return value == nullptr ? otherwise : value;
-}
-
-Loaded* TheModel() {
-  static Loaded* const loaded = []() -> Loaded* {
-    const std::string cache =
-        Environment("MNEME_CACHE", Environment("HOME", "/") + "/.cache/mneme");
-    auto files = weights::ModelFiles::Open(Environment(
-        "MNEME_MODEL", cache + "/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"));
-    if (!files.ok()) return nullptr;
-    auto model =
-        Model::Load(std::shared_ptr(*std::move(files)), {.compute = ComputeType::kBFloat16});
-    if (!model.ok()) return nullptr;
-    auto* const made = new Loaded;
-    made->model = *std::move(model);
-    made->pool = *memory::KvPool::Create(made->model->PoolOptions(int64_t{1} << 30));
-    made->tables = *memory::KvTables::Create(made->model->kv_shape(), made->model->device());
-    return made;
-  }();
-  return loaded;
-}
-
 // Reads tokens until the sequence has `num_tokens`; false: an error.
-bool Read(Loaded& loaded, memory::KvSequence& sequence, int64_t num_tokens) {
+bool Read(BenchEngine& engine, memory::KvSequence& sequence, int64_t num_tokens) {
   while (sequence.num_tokens() < num_tokens) {
     const int64_t waiting = num_tokens - sequence.num_tokens();
     const memory::ChunkLayout layout = sequence.policy().LayOut(sequence, waiting, kStep);
@@ -74,7 +40,7 @@ bool Read(Loaded& loaded, memory::KvSequence& sequence, int64_t num_tokens) {
             ? sequence.Reserve(layout.num_tokens)
             : sequence.Reserve(layout.pass->room(), layout.pass->first_rewritten);
     const bool is_done = reserved.ok() &&
-                         loaded.model
+                         engine.model
                              ->Forward({{.sequence = &sequence,
                                          .tokens = tokens,
                                          .num_logits = waiting == layout.num_tokens ? 1 : 0,
@@ -102,29 +68,29 @@ double Median(std::vector<double> values) {
 
 // Argument: tokens of history.
 void Decode(benchmark::State& state) {
-  Loaded* const loaded = TheModel();
-  if (loaded == nullptr) return state.SkipWithError("the default model is missing");
+  BenchEngine* const engine = SharedBenchEngine();
+  if (engine == nullptr) return state.SkipWithError("the default model is missing");
   const int64_t history = state.range(0);
   const std::vector<std::pair<std::string, Policy>> policies = {
       {"full", memory::FullPolicy()},
       {"window", *memory::WindowPolicy(4, history / kShare - 4)},
-      {"beacon", Beacon(*loaded->model, history)}};
+      {"beacon", Beacon(*engine->model, history)}};
   std::vector<std::vector<double>> times(policies.size());
   for (auto _ : state) {
     std::vector<std::unique_ptr<memory::KvSequence>> sequences;
     for (const auto& [name, policy] : policies) {
       if (policy == nullptr) return state.SkipWithError(("no policy " + name).c_str());
-      sequences.push_back(std::make_unique<memory::KvSequence>(loaded->pool.get(),
-                                                               loaded->model->kv_shape(), policy));
-      if (!sequences.back()->Attach(*loaded->tables).ok() ||
-          !Read(*loaded, *sequences.back(), history)) {
+      sequences.push_back(std::make_unique<memory::KvSequence>(engine->pool.get(),
+                                                               engine->model->kv_shape(), policy));
+      if (!sequences.back()->Attach(*engine->tables).ok() ||
+          !Read(*engine, *sequences.back(), history)) {
         return state.SkipWithError(("a step failed under " + name).c_str());
       }
     }
     for (int i = 0; i < kTokens; ++i) {
       for (size_t k = 0; k < sequences.size(); ++k) {
         const auto begin = std::chrono::steady_clock::now();
-        if (!Read(*loaded, *sequences[k], sequences[k]->num_tokens() + 1)) {
+        if (!Read(*engine, *sequences[k], sequences[k]->num_tokens() + 1)) {
           return state.SkipWithError("a step failed");
         }
         times[k].push_back(

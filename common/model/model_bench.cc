@@ -3,53 +3,17 @@
 // many as processors.
 #include <benchmark/benchmark.h>
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "common/memory/kv_pool.h"
 #include "common/memory/kv_sequence.h"
-#include "common/memory/kv_tables.h"
 #include "common/memory/memory_policy.h"
-#include "common/model/model.h"
-#include "common/weights/model_files.h"
+#include "common/model/bench_engine.h"
 
 namespace mneme::model {
 namespace {
-
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? missing : value;
-}
-
-struct Engine {
-  std::unique_ptr<Model> model;
-  std::unique_ptr<memory::KvPool> pool;
-  std::unique_ptr<memory::KvTables> tables;
-};
-
-absl::StatusOr<Engine> Open(ComputeType compute) {
-  const std::string cache = Environment("MNEME_CACHE", Environment("HOME", "/") + "/.cache/mneme");
-  const std::string path = Environment(
-      "MNEME_MODEL", cache + "/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
-  auto files = weights::ModelFiles::Open(path);
-  if (!files.ok()) return files.status();
-  Engine engine;
-  auto model = Model::Load(
-      std::shared_ptr(*std::move(files)),
-      {.compute = compute, .num_threads = std::atoi(Environment("MNEME_THREADS", "0").c_str())});
-  if (!model.ok()) return model.status();
-  engine.model = *std::move(model);
-  auto pool = memory::KvPool::Create(engine.model->PoolOptions(int64_t{1} << 30));
-  if (!pool.ok()) return pool.status();
-  engine.pool = *std::move(pool);
-  auto tables = memory::KvTables::Create(engine.model->kv_shape(), engine.model->device());
-  if (!tables.ok()) return tables.status();
-  engine.tables = *std::move(tables);
-  return engine;
-}
 
 std::vector<int32_t> Tokens(size_t count) {
   std::vector<int32_t> tokens(count);
@@ -58,7 +22,7 @@ std::vector<int32_t> Tokens(size_t count) {
 }
 
 // Feeds tokens to every sequence in one step, with logits of the last one each.
-bool Step(benchmark::State& state, Engine& engine,
+bool Step(benchmark::State& state, BenchEngine& engine,
           std::vector<std::unique_ptr<memory::KvSequence>>& sequences,
           const std::vector<int32_t>& tokens) {
   std::vector<SequenceStep> steps;
@@ -75,7 +39,7 @@ bool Step(benchmark::State& state, Engine& engine,
   return logits.ok();
 }
 
-std::vector<std::unique_ptr<memory::KvSequence>> NewSequences(Engine& engine, int64_t count) {
+std::vector<std::unique_ptr<memory::KvSequence>> NewSequences(BenchEngine& engine, int64_t count) {
   std::vector<std::unique_ptr<memory::KvSequence>> sequences;
   for (int64_t i = 0; i < count; ++i) {
     sequences.push_back(std::make_unique<memory::KvSequence>(
@@ -86,7 +50,7 @@ std::vector<std::unique_ptr<memory::KvSequence>> NewSequences(Engine& engine, in
 }
 
 void Prefill(benchmark::State& state, ComputeType compute) {
-  auto engine = Open(compute);
+  auto engine = OpenBenchEngine(compute);
   if (!engine.ok()) return state.SkipWithError(engine.status().ToString().c_str());
   const std::vector<int32_t> tokens = Tokens(static_cast<size_t>(state.range(0)));
   for (auto _ : state) {
@@ -98,7 +62,7 @@ void Prefill(benchmark::State& state, ComputeType compute) {
 }
 
 void Decode(benchmark::State& state, ComputeType compute) {
-  auto engine = Open(compute);
+  auto engine = OpenBenchEngine(compute);
   if (!engine.ok()) return state.SkipWithError(engine.status().ToString().c_str());
   auto sequences = NewSequences(*engine, state.range(0));
   if (!Step(state, *engine, sequences, Tokens(128))) return;

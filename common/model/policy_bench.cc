@@ -5,19 +5,15 @@
 #include <benchmark/benchmark.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "common/memory/eviction_policy.h"
-#include "common/memory/kv_pool.h"
 #include "common/memory/kv_sequence.h"
-#include "common/memory/kv_tables.h"
 #include "common/memory/namm_policy.h"
-#include "common/model/model.h"
-#include "common/weights/model_files.h"
+#include "common/model/bench_engine.h"
 
 namespace mneme::model {
 namespace {
@@ -26,39 +22,8 @@ using Policy = std::shared_ptr<const memory::MemoryPolicy>;
 
 constexpr int64_t kStep = 512;
 
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? missing : value;
-}
-
-struct Engine {
-  std::unique_ptr<Model> model;
-  std::unique_ptr<memory::KvPool> pool;
-  std::unique_ptr<memory::KvTables> tables;
-};
-
-Engine* TheEngine() {
-  static Engine* const engine = []() -> Engine* {
-    const std::string cache =
-        Environment("MNEME_CACHE", Environment("HOME", "/") + "/.cache/mneme");
-    const std::string path = Environment(
-        "MNEME_MODEL", cache + "/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
-    auto files = weights::ModelFiles::Open(path);
-    if (!files.ok()) return nullptr;
-    auto model =
-        Model::Load(std::shared_ptr(*std::move(files)), {.compute = ComputeType::kBFloat16});
-    if (!model.ok()) return nullptr;
-    auto* const made = new Engine;
-    made->model = *std::move(model);
-    made->pool = *memory::KvPool::Create(made->model->PoolOptions(int64_t{1} << 29));
-    made->tables = *memory::KvTables::Create(made->model->kv_shape(), made->model->device());
-    return made;
-  }();
-  return engine;
-}
-
 // Seconds of reading `num_tokens` tokens; below 0: an error.
-double Read(Engine& engine, const Policy& policy, int64_t num_tokens) {
+double Read(BenchEngine& engine, const Policy& policy, int64_t num_tokens) {
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < num_tokens; ++i) {
     tokens.push_back(static_cast<int32_t>((i * 7919 + 17) % 30000));
@@ -82,7 +47,7 @@ double Read(Engine& engine, const Policy& policy, int64_t num_tokens) {
 }
 
 void Compare(benchmark::State& state, const Policy& policy) {
-  Engine* const engine = TheEngine();
+  BenchEngine* const engine = SharedBenchEngine();
   if (engine == nullptr) return state.SkipWithError("the default model is missing");
   double with_policy = 0;
   double full = 0;
