@@ -7,6 +7,7 @@
 #include "common/status/annotate.h"
 #include "services/gateway/beacon_policy_json.h"
 #include "services/gateway/json_text.h"
+#include "services/gateway/request_checks.h"
 
 namespace mneme::gateway {
 namespace {
@@ -21,12 +22,11 @@ int32_t ReadInt32(JsonFields& fields, const char* name, int64_t lowest) {
   return static_cast<int32_t>(fields.Integer(name, lowest, kMaxInt32).value_or(0));
 }
 
-// Gives `fields` the first error of an object inside.
-void PassOn(const JsonFields& inner, JsonFields& fields, size_t path_size) {
-  if (inner.status().ok()) return;
-  const std::string field = status::PayloadOf(inner.status(), status::kFieldPayload);
-  const absl::string_view message = inner.status().message();
-  fields.Fail(field.substr(path_size), message.substr(field.size() + 2));
+// Gives `fields` an error of an object inside, or of what was read of it.
+void PassOn(const absl::Status& error, JsonFields& fields, size_t path_size) {
+  if (error.ok()) return;
+  const std::string field = status::PayloadOf(error, status::kFieldPayload);
+  fields.Fail(field.substr(path_size), error.message().substr(field.size() + 2));
 }
 
 void ReadBudget(JsonFields& fields, const std::string& path, iv1::MemoryPolicy::Budget* budget) {
@@ -49,7 +49,7 @@ void ReadBudget(JsonFields& fields, const std::string& path, iv1::MemoryPolicy::
     budget->set_fraction(*fraction);
     ++given;
   }
-  PassOn(inner, fields, path.size());
+  PassOn(inner.status(), fields, path.size());
   if (given != 1) fields.Fail("budget", "must have one of tokens, bytes and fraction");
 }
 
@@ -67,19 +67,10 @@ void AppendBudget(const iv1::MemoryPolicy::Budget& budget, std::string* out) {
 void ReadGuard(JsonFields& fields, const std::string& path, iv1::MemoryPolicy* policy) {
   const Json* const object = fields.Object("guard");
   if (object == nullptr) return;
-  if (!policy->has_h2o() && !policy->has_snapkv() && !policy->has_l2norm()) {
-    fields.Fail("guard", "goes with \"h2o\", \"snapkv\" and \"l2norm\" only");
-    return;
-  }
   JsonFields inner(*object, path + "guard.");
-  const std::optional<double> max_kl = inner.Number("max_kl");
-  if (max_kl.has_value()) {
-    policy->mutable_guard()->set_max_kl(*max_kl);
-  } else {
-    inner.Fail("max_kl", "must be given: a divergence from the full cache, in nats");
-  }
+  policy->mutable_guard()->set_max_kl(inner.Number("max_kl").value_or(0));
   policy->mutable_guard()->set_probe_every(ReadInt32(inner, "probe_every", 1));
-  PassOn(inner, fields, path.size());
+  PassOn(inner.status(), fields, path.size());
 }
 
 // Zeros are defaults, and not written.
@@ -149,13 +140,10 @@ void ReadMemoryPolicy(JsonFields& fields, iv1::MemoryPolicy* policy) {
         "type",
         "must be \"full\", \"window\", \"h2o\", \"snapkv\", \"l2norm\", \"namm\" or \"beacon\"");
   }
-  if (policy->has_full() || policy->has_window()) {
-    if (const auto elastic = inner.Bool("elastic")) policy->set_elastic(*elastic);
-  } else if (inner.Has("elastic")) {
-    inner.Fail("elastic", "goes with \"full\" and \"window\" only");
-  }
+  if (const auto elastic = inner.Bool("elastic")) policy->set_elastic(*elastic);
   ReadGuard(inner, path, policy);
-  PassOn(inner, fields, 0);
+  PassOn(inner.status(), fields, 0);
+  PassOn(CheckMemoryPolicy(*policy), fields, 0);
 }
 
 void AppendMemoryPolicy(const iv1::MemoryPolicy& policy, std::string* out) {
