@@ -1,6 +1,7 @@
 // Two gateways before one memory service and one executor, and clients of both that want the same
 // session: one turn becomes each version, whoever comes too late is told or waits, and the session
 // reads as if all turns had come one after the other.
+#include <array>
 #include <atomic>
 #include <map>
 #include <thread>
@@ -56,6 +57,16 @@ class GatewayRaceTest : public OwnRedisTest {
 
   static const ChatClient& Client(int i) { return i % 2 == 0 ? *client_ : *other_; }
 
+  // What two threads get that ask at the same time; ask(0) and ask(1).
+  template <typename Ask>
+  static std::array<ChatReply, 2> Both(const Ask& ask) {
+    std::array<ChatReply, 2> replies;
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 2; ++i) threads.emplace_back([&, i] { replies[i] = ask(i); });
+    for (std::jthread& thread : threads) thread.join();
+    return replies;
+  }
+
   static inline cli::ChildProcess gateway_;
   static inline std::unique_ptr<ChatClient> other_;
 };
@@ -64,18 +75,12 @@ TEST_F(GatewayRaceTest, OfTwoTurnsFromTheSameVersionOneIsCommittedAndTheOtherTol
   constexpr int kRounds = 6;
   const std::string session = NewSession();
   for (int round = 0; round < kRounds; ++round) {
-    ChatReply replies[2];
-    {
-      std::vector<std::jthread> threads;
-      for (int i = 0; i < 2; ++i) {
-        threads.emplace_back([&, i] {
-          gateway::v1::ChatRequest request =
-              Turn(session, absl::StrCat("Round ", round, ", says client ", i, "."), 4);
-          request.set_parent_version(round);
-          replies[i] = Client(i + round).Chat(request);
-        });
-      }
-    }
+    const std::array<ChatReply, 2> replies = Both([&](int i) {
+      gateway::v1::ChatRequest request =
+          Turn(session, absl::StrCat("Round ", round, ", says client ", i, "."), 4);
+      request.set_parent_version(round);
+      return Client(i + round).Chat(request);
+    });
     const int winner = replies[0].is_committed() ? 0 : 1;
     EXPECT_TRUE(replies[winner].is_committed()) << replies[winner].status;
     EXPECT_EQ(replies[winner].version, static_cast<uint64_t>(round) + 1);
@@ -89,15 +94,9 @@ TEST_F(GatewayRaceTest, OneRequestSentToBothIsOneTurnAndBothGetItsAnswer) {
   constexpr int kRounds = 4;
   const std::string session = NewSession();
   for (int round = 0; round < kRounds; ++round) {
-    ChatReply replies[2];
-    {
-      std::vector<std::jthread> threads;
-      for (int i = 0; i < 2; ++i) {
-        threads.emplace_back([&, i] {
-          replies[i] = Client(i).Chat(Turn(session, absl::StrCat("This is round ", round, "."), 6));
-        });
-      }
-    }
+    const std::array<ChatReply, 2> replies = Both([&](int i) {
+      return Client(i).Chat(Turn(session, absl::StrCat("This is round ", round, "."), 6));
+    });
     for (const ChatReply& reply : replies) {
       EXPECT_TRUE(reply.is_committed()) << reply.status;
       EXPECT_EQ(reply.version, static_cast<uint64_t>(round) + 1);
