@@ -161,7 +161,8 @@ class ScriptedExecutor final : public executor::v1::ExecutorService::Service {
     }
     const grpc::Status status = Speak(*context, *request, *writer);
     running -= answers;
-    if (context->IsCancelled()) ++cancelled;
+    // A write may fail before the context says why: gRPC's servers look at it only now and then.
+    if (status.error_code() == grpc::StatusCode::CANCELLED || context->IsCancelled()) ++cancelled;
     return status;
   }
 

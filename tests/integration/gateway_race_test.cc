@@ -62,6 +62,7 @@ class GatewayRaceTest : public OwnRedisTest {
   static std::array<ChatReply, 2> Both(const Ask& ask) {
     std::array<ChatReply, 2> replies;
     std::vector<std::jthread> threads;
+    threads.reserve(replies.size());
     for (int i = 0; i < 2; ++i) threads.emplace_back([&, i] { replies[i] = ask(i); });
     for (std::jthread& thread : threads) thread.join();
     return replies;
@@ -114,6 +115,7 @@ TEST_F(GatewayRaceTest, TurnsOfManyClientsOfBothBecomeOneConversation) {
   std::map<uint64_t, std::pair<std::string, std::string>> by_version;  // question, answer
   {
     std::vector<std::jthread> threads;
+    threads.reserve(kClients);
     for (int i = 0; i < kClients; ++i) {
       threads.emplace_back([&, i] {
         for (int turn = 0; turn < kTurns; ++turn) {
