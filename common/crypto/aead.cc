@@ -83,20 +83,24 @@ std::string RandomBytes(size_t n) {
 
 std::string Seal(const Key& key, std::string plaintext, absl::string_view place) {
   std::string sealed = std::move(plaintext);
-  const size_t size = sealed.size();
-  sealed.resize(size + kSealBytes);
-  char* const nonce = sealed.data() + size;
+  const std::string seal = SealInPlace(key, &sealed, place);
+  sealed += seal;
+  return sealed;
+}
+
+std::string SealInPlace(const Key& key, std::string* text, absl::string_view place) {
+  std::string seal(kSealBytes, kVersion);
+  char* const nonce = seal.data();
   char* const tag = nonce + kNonceBytes;
-  sealed.back() = kVersion;
   EVP_CIPHER_CTX* const context = Context();
   int count = 0;
   if (RAND_bytes(Bytes(nonce), kNonceBytes) != 1 ||
-      !Run(context, key, nonce, place, sealed.data(), size, /*encrypt=*/true) ||
+      !Run(context, key, nonce, place, text->data(), text->size(), /*encrypt=*/true) ||
       EVP_CipherFinal_ex(context, Bytes(tag), &count) != 1 ||
       EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, kTagBytes, tag) != 1) {
     log::Fatal("AES-256-GCM failed to encrypt");
   }
-  return sealed;
+  return seal;
 }
 
 absl::StatusOr<std::string> Open(const Key& key, std::string sealed, absl::string_view place) {

@@ -49,6 +49,10 @@ std::string RandomBytes(size_t n);
 // Open must be given the same. The nonce is random; one key is good for 2^32 texts.
 std::string Seal(const Key& key, std::string plaintext, absl::string_view place);
 
+// The same of a large text, for who can do without it in one piece: encrypts `text` where it lies
+// and returns the kSealBytes that belong behind it.
+std::string SealInPlace(const Key& key, std::string* text, absl::string_view place);
+
 // Returns what was sealed, decrypted where it lies. DATA_LOSS: other key, other place, or a changed
 // byte; which of these cannot be told.
 absl::StatusOr<std::string> Open(const Key& key, std::string sealed, absl::string_view place);

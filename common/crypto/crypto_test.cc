@@ -25,6 +25,24 @@ TEST(Crc32cTest, PiecesSumToTheWhole) {
   }
 }
 
+// Bit by bit, as the polynomial says.
+uint32_t SlowCrc32c(const std::string& text) {
+  uint32_t sum = ~uint32_t{0};
+  for (const char c : text) {
+    sum ^= static_cast<unsigned char>(c);
+    for (int bit = 0; bit < 8; ++bit) sum = (sum >> 1) ^ ((sum & 1) != 0 ? 0x82F63B78u : 0);
+  }
+  return ~sum;
+}
+
+TEST(Crc32cTest, LongTextsAreSummedAsShortOnes) {
+  std::string text;
+  for (int i = 0; i < 10'000; ++i) text.push_back(static_cast<char>((i * i) >> 3));
+  for (const size_t size : {1023, 1024, 3071, 3072, 3073, 3081, 6143, 6144, 6150, 10'000}) {
+    EXPECT_EQ(Crc32c(text.substr(0, size)), SlowCrc32c(text.substr(0, size))) << size;
+  }
+}
+
 TEST(Sha256Test, MatchesPublishedValues) {
   const std::string abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
   EXPECT_EQ(absl::BytesToHexString(Sha256("abc")), abc);  // FIPS 180-4
@@ -60,6 +78,12 @@ TEST(AeadTest, SealedTextOfAnySizeOpens) {
     const auto opened = Open(key, sealed, "place");
     ASSERT_TRUE(opened.ok()) << opened.status();
     EXPECT_EQ(*opened, text);
+    std::string in_place = text;
+    const std::string seal = SealInPlace(key, &in_place, "place");
+    EXPECT_EQ(seal.size(), kSealBytes);
+    const auto reopened = Open(key, in_place + seal, "place");
+    ASSERT_TRUE(reopened.ok()) << reopened.status();
+    EXPECT_EQ(*reopened, text);
   }
 }
 

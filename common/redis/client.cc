@@ -74,9 +74,7 @@ absl::StatusOr<Reply> Client::Eval(const Script& script, const std::vector<std::
   Command command = {"EVALSHA", Argument::Borrow(script.sha1()), absl::StrCat(keys.size())};
   command.reserve(command.size() + keys.size() + arguments.size());
   for (const std::string& key : keys) command.push_back(Argument::Borrow(key));
-  for (const Argument& argument : arguments) {
-    command.push_back(Argument::Borrow(argument.bytes()));
-  }
+  for (const Argument& argument : arguments) command.push_back(argument.Borrowed());
   ASSIGN_OR_RETURN(std::vector<Reply> replies,
                    topology_->Run(absl::MakeConstSpan(&command, 1), deadline));
   if (absl::StartsWith(replies[0].text(), "NOSCRIPT ") && !replies[0].status().ok()) {

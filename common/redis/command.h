@@ -30,12 +30,30 @@ class Argument {
     return argument;
   }
 
+  // Two pieces that are one word on the wire: a large value need not move to get an end. Not for a
+  // command's name or its keys.
+  static Argument Joined(std::string bytes, std::string end) {
+    Argument argument(std::move(bytes));
+    argument.end_ = std::move(end);
+    return argument;
+  }
+
+  // Refers to this one, in the same way.
+  Argument Borrowed() const {
+    Argument argument = Borrow(bytes());
+    argument.end_ = end_;
+    return argument;
+  }
+
+  // The word, or the first piece of two.
   absl::string_view bytes() const { return is_borrowed_ ? borrowed_ : absl::string_view(owned_); }
+  absl::string_view end() const { return end_; }
 
  private:
   std::string owned_;
   absl::string_view borrowed_;
   bool is_borrowed_ = false;
+  std::string end_;  // short
 };
 
 // A command's name and arguments.

@@ -58,7 +58,7 @@ std::optional<Redirection> ParseRedirection(const Reply& reply, const std::strin
 Command Borrow(const Command& command) {
   Command borrowed;
   borrowed.reserve(command.size());
-  for (const Argument& argument : command) borrowed.push_back(Argument::Borrow(argument.bytes()));
+  for (const Argument& argument : command) borrowed.push_back(argument.Borrowed());
   return borrowed;
 }
 

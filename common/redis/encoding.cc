@@ -19,7 +19,7 @@ Encoding::Encoding(absl::Span<const Command> commands) {
   for (const Command& command : commands) {
     size += kMostAround;
     for (const Argument& argument : command) {
-      size += kMostAround;
+      size += kMostAround + argument.end().size();
       if (argument.bytes().size() < kLargeArgument) size += argument.bytes().size();
     }
   }
@@ -28,14 +28,14 @@ Encoding::Encoding(absl::Span<const Command> commands) {
     absl::StrAppend(&joined_, "*", command.size(), "\r\n");
     for (const Argument& argument : command) {
       const absl::string_view bytes = argument.bytes();
-      absl::StrAppend(&joined_, "$", bytes.size(), "\r\n");
+      absl::StrAppend(&joined_, "$", bytes.size() + argument.end().size(), "\r\n");
       if (bytes.size() < kLargeArgument) {
-        absl::StrAppend(&joined_, bytes, "\r\n");
-        continue;
+        absl::StrAppend(&joined_, bytes);
+      } else {
+        EndPiece();
+        pieces_.push_back(bytes);
       }
-      EndPiece();
-      pieces_.push_back(bytes);
-      joined_ += "\r\n";
+      absl::StrAppend(&joined_, argument.end(), "\r\n");
     }
   }
   EndPiece();

@@ -118,5 +118,19 @@ TEST(EncodingTest, SmallArgumentsAreJoinedAndLargeOnesReferredTo) {
   EXPECT_EQ(encoding.pieces().size(), 3u);
 }
 
+TEST(EncodingTest, TwoPiecesAreOneWordBorrowedOrNot) {
+  for (const size_t size : {size_t{3}, size_t{100'000}}) {
+    const std::string large(size, 'l');
+    const Argument joined = Argument::Joined(large, "end");
+    const std::vector<Command> commands = {{"SET", "k", joined, "NX", joined.Borrowed()}};
+    const Encoding encoding(commands);
+    std::string bytes;
+    for (const absl::string_view piece : encoding.pieces())
+      bytes.append(piece.data(), piece.size());
+    const std::string word = absl::StrCat("$", size + 3, "\r\n", large, "end\r\n");
+    EXPECT_EQ(bytes, absl::StrCat("*5\r\n$3\r\nSET\r\n$1\r\nk\r\n", word, "$2\r\nNX\r\n", word));
+  }
+}
+
 }  // namespace
 }  // namespace mneme::redis

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/crypto/crc32c.h"
+#include "common/crypto/sha256.h"
 #include "common/sync/mutex.h"
 #include "mneme/memory/v1/memory.grpc.pb.h"
 
@@ -96,23 +97,29 @@ class FakeMemoryService final : public memory::v1::MemoryService::Service {
     if (!reader->Read(&request) || !request.has_header()) {
       return {grpc::StatusCode::INVALID_ARGUMENT, "no header"};
     }
+    std::map<std::pair<uint64_t, int32_t>, std::string> digests;  // by first serial and layer
     while (reader->Read(&request)) {
       if (request.has_chunk()) {
         if (const grpc::Status status = at_staged_chunk(); !status.ok()) return status;
         const snapshot::v1::Chunk& chunk = request.chunk().chunk();
-        if (chunk.num_bytes() != request.chunk().payload().size() || chunk.digest().size() != 16 ||
-            chunk.crc32c() != crypto::Crc32c(request.chunk().payload())) {
+        const std::string& payload = request.chunk().payload();
+        if (chunk.num_bytes() != payload.size() || chunk.crc32c() != crypto::Crc32c(payload)) {
           return {grpc::StatusCode::DATA_LOSS, "payload does not fit"};
         }
+        const std::string digest = crypto::Sha256(payload).substr(0, 16);
+        digests[{chunk.first_serial(), chunk.first_layer()}] = digest;
         sync::MutexLock lock(mutex_);
         ++num_chunks_received_;
         response->set_bytes_stored(response->bytes_stored() + chunk.num_bytes());
-        payloads_[chunk.digest()] = request.chunk().payload();
+        payloads_[digest] = payload;
         continue;
       }
       if (const grpc::Status status = at_manifest(); !status.ok()) return status;
       sync::MutexLock lock(mutex_);
-      for (const snapshot::v1::Chunk& chunk : request.manifest().chunks()) {
+      for (snapshot::v1::Chunk& chunk : *request.mutable_manifest()->mutable_chunks()) {
+        if (chunk.digest().empty()) {
+          chunk.set_digest(digests[{chunk.first_serial(), chunk.first_layer()}]);
+        }
         if (!payloads_.contains(chunk.digest())) {
           return {grpc::StatusCode::INVALID_ARGUMENT, "a chunk was never sent"};
         }

@@ -13,18 +13,48 @@ void HostCache::Put(absl::string_view tenant, absl::string_view session_id,
   const std::string session(session_id);
   sync::MutexLock lock(mutex_);
   const auto found = positions_.find(key);
-  if (found != positions_.end()) {
-    Entry& entry = *found->second;
-    if (std::find(entry.sessions.begin(), entry.sessions.end(), session) == entry.sessions.end()) {
-      entry.sessions.push_back(session);
-    }
-    entries_.splice(entries_.end(), entries_, found->second);
-    return;
-  }
-  entries_.push_back({key, std::move(payload), {session}});
+  if (found != positions_.end()) return Use(found->second, session);
+  entries_.push_back({.key = key, .payload = std::move(payload), .sessions = {session}});
   positions_.emplace(std::move(key), std::prev(entries_.end()));
   num_bytes_ += bytes;
-  while (num_bytes_ > max_bytes_) Remove(entries_.begin());
+  Shrink();
+}
+
+uint64_t HostCache::PutUnnamed(absl::string_view tenant, absl::string_view session_id,
+                               Payload payload) {
+  const int64_t bytes = static_cast<int64_t>(payload->size());
+  sync::MutexLock lock(mutex_);
+  const uint64_t unnamed = ++last_unnamed_;
+  if (bytes > max_bytes_ || tenant.empty()) return unnamed;
+  entries_.push_back({.key = Key(tenant, ""),
+                      .payload = std::move(payload),
+                      .sessions = {std::string(session_id)},
+                      .unnamed = unnamed});
+  unnamed_.emplace(unnamed, std::prev(entries_.end()));
+  num_bytes_ += bytes;
+  Shrink();
+  return unnamed;
+}
+
+void HostCache::Name(uint64_t unnamed, absl::string_view digest) {
+  sync::MutexLock lock(mutex_);
+  const auto found = unnamed_.find(unnamed);
+  if (found == unnamed_.end()) return;
+  const Position entry = found->second;
+  Key key(entry->key.first, digest);
+  if (const auto same = positions_.find(key); same != positions_.end()) {
+    Use(same->second, entry->sessions.front());
+    return Remove(entry);
+  }
+  unnamed_.erase(found);
+  entry->unnamed = 0;
+  entry->key = key;
+  positions_.emplace(std::move(key), entry);
+}
+
+void HostCache::DropUnnamed(uint64_t unnamed) {
+  sync::MutexLock lock(mutex_);
+  if (const auto found = unnamed_.find(unnamed); found != unnamed_.end()) Remove(found->second);
 }
 
 Payload HostCache::Get(absl::string_view tenant, absl::string_view digest) {
@@ -54,9 +84,25 @@ int64_t HostCache::num_bytes() const {
   return num_bytes_;
 }
 
+void HostCache::Use(Position entry, const std::string& session) {
+  std::vector<std::string>& sessions = entry->sessions;
+  if (std::find(sessions.begin(), sessions.end(), session) == sessions.end()) {
+    sessions.push_back(session);
+  }
+  entries_.splice(entries_.end(), entries_, entry);
+}
+
+void HostCache::Shrink() {
+  while (num_bytes_ > max_bytes_) Remove(entries_.begin());
+}
+
 void HostCache::Remove(Position entry) {
   num_bytes_ -= static_cast<int64_t>(entry->payload->size());
-  positions_.erase(entry->key);
+  if (entry->unnamed != 0) {
+    unnamed_.erase(entry->unnamed);
+  } else {
+    positions_.erase(entry->key);
+  }
   entries_.erase(entry);
 }
 

@@ -754,5 +754,39 @@ TEST(HostCacheTest, HoldsWhatWasUsedLastAndNothingOfOthers) {
   EXPECT_EQ(cache.num_bytes(), 0);
 }
 
+TEST(HostCacheTest, APayloadIsFoundWhenItHasItsName) {
+  HostCache cache(100);
+  const auto payload = [](char c) { return std::make_shared<const std::string>(40, c); };
+  const uint64_t first = cache.PutUnnamed("t", "s", payload('1'));
+  const uint64_t second = cache.PutUnnamed("t", "s", payload('2'));
+  EXPECT_EQ(cache.num_bytes(), 80) << "it counts already";
+  EXPECT_EQ(cache.Get("t", ""), nullptr);
+  cache.Name(first, "one");
+  EXPECT_EQ(*cache.Get("t", "one"), std::string(40, '1'));
+  EXPECT_EQ(cache.Get("u", "one"), nullptr);
+  cache.DropUnnamed(first);
+  EXPECT_NE(cache.Get("t", "one"), nullptr) << "it has a name now";
+
+  cache.Put("t", "s", "three", payload('3'));
+  cache.Name(second, "two");
+  EXPECT_EQ(cache.Get("t", "two"), nullptr) << "it had to go: it was used longest ago";
+
+  EXPECT_NE(cache.Get("t", "one"), nullptr);
+  const uint64_t again = cache.PutUnnamed("t", "s2", payload('1'));
+  EXPECT_EQ(cache.Get("t", "three"), nullptr) << "there was no room for it";
+  cache.Name(again, "one");
+  EXPECT_EQ(cache.num_bytes(), 40) << "equal ones are one";
+  cache.Forget("t", "s");
+  EXPECT_NE(cache.Get("t", "one"), nullptr) << "another session has it";
+
+  const uint64_t dropped = cache.PutUnnamed("t", "s2", payload('4'));
+  cache.DropUnnamed(dropped);
+  cache.Name(dropped, "four");
+  EXPECT_EQ(cache.Get("t", "four"), nullptr);
+  cache.PutUnnamed("t", "s2", payload('5'));
+  cache.Forget("t", "s2");
+  EXPECT_EQ(cache.num_bytes(), 0) << "unnamed ones go with their session";
+}
+
 }  // namespace
 }  // namespace mneme::executor

@@ -2,22 +2,13 @@
 
 #include <utility>
 
-#include "common/crypto/sha256.h"
 #include "common/rpc/client.h"
 #include "common/rpc/grpc_status.h"
 
 namespace mneme::executor {
 namespace {
 
-constexpr size_t kDigestBytes = 16;
-
 int64_t NowNs() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
-
-std::string DigestOf(const std::string& payload) {
-  std::string digest = crypto::Sha256(payload);
-  digest.resize(kDigestBytes);
-  return digest;
-}
 
 }  // namespace
 
@@ -68,6 +59,7 @@ void Staging::SetResult(absl::StatusOr<memory::v1::StageSnapshotResponse> result
   {
     sync::MutexLock lock(mutex_);
     if (done_) return;
+    if (!result.ok()) DropCopies();
     result_ = std::move(result);
     items_.clear();
     done_.store(true, std::memory_order_release);
@@ -108,40 +100,64 @@ void Staging::Work() {
 bool Staging::Send(Item item) {
   if (is_done()) return true;
   if (writer_ == nullptr && !Open()) return false;
+  if (snapshot::EncodedChunk* const chunk = std::get_if<snapshot::EncodedChunk>(&item)) {
+    return SendChunk(std::move(*chunk));
+  }
+  return SendManifest(std::get<snapshot::v1::Manifest>(std::move(item)));
+}
+
+bool Staging::SendChunk(snapshot::EncodedChunk encoded) {
+  const auto request = std::make_shared<memory::v1::StageSnapshotRequest>();
+  memory::v1::ChunkPayload& sent = *request->mutable_chunk();
+  *sent.mutable_chunk() = std::move(encoded.chunk);
+  sent.set_payload(std::move(encoded.payload));
+  // The message is what is kept: its payload need not be copied.
+  if (host_cache_->is_enabled()) Keep(sent.chunk(), Payload(request, &sent.payload()));
+  return writer_->Write(*request);
+}
+
+bool Staging::SendManifest(snapshot::v1::Manifest manifest) {
   memory::v1::StageSnapshotRequest request;
-  if (snapshot::EncodedChunk* const encoded = std::get_if<snapshot::EncodedChunk>(&item)) {
-    memory::v1::ChunkPayload& sent = *request.mutable_chunk();
-    snapshot::v1::Chunk& chunk = *sent.mutable_chunk();
-    chunk = std::move(encoded->chunk);
-    chunk.set_digest(DigestOf(encoded->payload));
-    digests_[{chunk.first_serial(), chunk.first_layer()}] = chunk.digest();
-    if (host_cache_->is_enabled()) {
-      const auto payload = std::make_shared<const std::string>(std::move(encoded->payload));
-      sent.set_payload(*payload);
-      sync::MutexLock lock(mutex_);
-      // Once cancelled, nothing of the turn may appear there any more.
-      if (done_) return true;
-      host_cache_->Put(turn_.tenant, turn_.session_id, chunk.digest(), payload);
-    } else {
-      sent.set_payload(std::move(encoded->payload));
-    }
-    return writer_->Write(request);
-  }
-  snapshot::v1::Manifest& manifest = *request.mutable_manifest();
-  manifest = std::get<snapshot::v1::Manifest>(std::move(item));
-  for (snapshot::v1::Chunk& chunk : *manifest.mutable_chunks()) {
-    if (chunk.digest().empty()) {
-      chunk.set_digest(digests_[{chunk.first_serial(), chunk.first_layer()}]);
-    }
-  }
+  *request.mutable_manifest() = std::move(manifest);
   if (!writer_->Write(request) || !writer_->WritesDone()) return false;
   const grpc::Status status = writer_->Finish();
-  if (status.ok()) {
-    SetResult(std::move(response_));
-  } else {
+  if (!status.ok()) {
     SetResult(rpc::FromGrpc(status));
+    return true;
   }
+  NameCopies(response_.manifest());
+  SetResult(std::move(response_));
   return true;
+}
+
+void Staging::Keep(const snapshot::v1::Chunk& chunk, Payload payload) {
+  sync::MutexLock lock(mutex_);
+  // Once cancelled, nothing of the turn may come there any more.
+  if (done_) return;
+  Copy& copy = copies_[{chunk.first_serial(), chunk.first_layer()}];
+  if (copy.unnamed != 0) host_cache_->DropUnnamed(copy.unnamed);
+  copy = {.unnamed = host_cache_->PutUnnamed(turn_.tenant, turn_.session_id, std::move(payload)),
+          .num_bytes = chunk.num_bytes(),
+          .crc32c = chunk.crc32c()};
+}
+
+void Staging::NameCopies(const snapshot::v1::Manifest& stored) {
+  sync::MutexLock lock(mutex_);
+  if (done_) return;
+  for (const snapshot::v1::Chunk& chunk : stored.chunks()) {
+    const auto found = copies_.find({chunk.first_serial(), chunk.first_layer()});
+    if (found == copies_.end()) continue;
+    const Copy& copy = found->second;
+    if (copy.num_bytes != chunk.num_bytes() || copy.crc32c != chunk.crc32c()) continue;
+    host_cache_->Name(copy.unnamed, chunk.digest());
+    copies_.erase(found);
+  }
+  DropCopies();  // of chunks that were sent and are not listed
+}
+
+void Staging::DropCopies() {
+  for (const auto& [place, copy] : copies_) host_cache_->DropUnnamed(copy.unnamed);
+  copies_.clear();
 }
 
 bool Staging::Open() {

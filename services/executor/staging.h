@@ -42,7 +42,7 @@ class Staging : public std::enable_shared_from_this<Staging> {
   // Runs a function on a worker; false: too many wait already.
   using Scheduler = std::function<bool(std::function<void()>)>;
 
-  // `host_cache` gets copies of what is sent. Everything but `signal` must outlive the workers.
+  // `host_cache` gets what is sent. Everything but `signal` must outlive the workers.
   Staging(TurnIdentity turn, memory::v1::MemoryService::StubInterface* stub, Scheduler schedule,
           HostCache* host_cache, std::shared_ptr<EngineSignal> signal);
 
@@ -62,14 +62,26 @@ class Staging : public std::enable_shared_from_this<Staging> {
   absl::StatusOr<memory::v1::StageSnapshotResponse> result() const;
 
  private:
+  using ChunkPlace = std::pair<uint64_t, int32_t>;  // first serial, first layer
+  // What is kept of a chunk sent. Its digest is the memory service's work, which must make it to be
+  // sure of it; it comes back with the stored manifest.
+  struct Copy {
+    uint64_t unnamed = 0;  // in the host cache
+    uint32_t num_bytes = 0;
+    uint32_t crc32c = 0;
+  };
   using Item = std::variant<snapshot::EncodedChunk, snapshot::v1::Manifest>;
 
   void Push(Item item, int64_t bytes);
   void Work();
   // False: the stream has broken, and its status is the result.
   bool Send(Item item);
+  bool SendChunk(snapshot::EncodedChunk encoded);
+  bool SendManifest(snapshot::v1::Manifest manifest);
   bool Open();
-  bool Write(const memory::v1::StageSnapshotRequest& request);
+  void Keep(const snapshot::v1::Chunk& chunk, Payload payload);
+  void NameCopies(const snapshot::v1::Manifest& stored);
+  void DropCopies() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetResult(absl::StatusOr<memory::v1::StageSnapshotResponse> result);
 
   const TurnIdentity turn_;
@@ -86,12 +98,11 @@ class Staging : public std::enable_shared_from_this<Staging> {
   grpc::ClientContext context_;
   memory::v1::StageSnapshotResponse response_;
   std::unique_ptr<grpc::ClientWriterInterface<memory::v1::StageSnapshotRequest>> writer_;
-  // Of the chunks sent, by first serial and layer, for the manifest.
-  absl::flat_hash_map<std::pair<uint64_t, int32_t>, std::string> digests_;
 
   mutable sync::Mutex mutex_;
   std::deque<Item> items_ ABSL_GUARDED_BY(mutex_);
   bool is_scheduled_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_map<ChunkPlace, Copy> copies_ ABSL_GUARDED_BY(mutex_);
   absl::StatusOr<memory::v1::StageSnapshotResponse> result_ ABSL_GUARDED_BY(mutex_) =
       absl::UnavailableError("the snapshot is still being stored");
 };

@@ -92,8 +92,9 @@ absl::StatusOr<std::string> Family::OpenManifest(std::string sealed,
   return crypto::Open(values_, std::move(sealed), Key("b/m", turn_id));
 }
 
-std::string Family::SealChunk(std::string payload, absl::string_view chunk_name) const {
-  return crypto::Seal(values_, std::move(payload), ChunkKey(chunk_name));
+redis::Argument Family::SealChunk(std::string payload, absl::string_view chunk_name) const {
+  std::string seal = crypto::SealInPlace(values_, &payload, ChunkKey(chunk_name));
+  return redis::Argument::Joined(std::move(payload), std::move(seal));
 }
 
 absl::StatusOr<std::string> Family::OpenChunk(std::string sealed,

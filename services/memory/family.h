@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/crypto/aead.h"
+#include "common/redis/command.h"
 #include "services/memory/tenant_keys.h"
 
 namespace mneme::memory {
@@ -52,7 +53,7 @@ class Family {
   absl::StatusOr<std::string> OpenText(std::string sealed, absl::string_view turn_id) const;
   std::string SealManifest(std::string manifest, absl::string_view turn_id) const;
   absl::StatusOr<std::string> OpenManifest(std::string sealed, absl::string_view turn_id) const;
-  std::string SealChunk(std::string payload, absl::string_view chunk_name) const;
+  redis::Argument SealChunk(std::string payload, absl::string_view chunk_name) const;
   absl::StatusOr<std::string> OpenChunk(std::string sealed, absl::string_view chunk_name) const;
   // The same of a chunk's file in the disk tier.
   std::string SealFile(std::string content, absl::string_view chunk_name) const;

@@ -10,6 +10,11 @@ using redis::Reply;
 
 constexpr size_t kMaxRemembered = 100'000;
 
+void Borrow(const std::vector<std::string>& words, std::vector<redis::Argument>* arguments) {
+  arguments->reserve(arguments->size() + words.size());
+  for (const std::string& word : words) arguments->push_back(redis::Argument::Borrow(word));
+}
+
 }  // namespace
 
 absl::string_view Word(const Reply& reply) {
@@ -39,14 +44,9 @@ std::vector<std::string> FamilyDirectory::TenantKeysOf(absl::string_view tenant)
 
 absl::StatusOr<Reply> FamilyDirectory::Eval(const redis::Script& script,
                                             const std::vector<std::string>& keys,
-                                            const std::vector<std::string>& arguments,
+                                            const std::vector<redis::Argument>& arguments,
                                             absl::Time deadline) {
-  std::vector<redis::Argument> borrowed;
-  borrowed.reserve(arguments.size());
-  for (const std::string& argument : arguments) {
-    borrowed.push_back(redis::Argument::Borrow(argument));
-  }
-  absl::StatusOr<Reply> reply = client_.Eval(script, keys, borrowed, deadline);
+  absl::StatusOr<Reply> reply = client_.Eval(script, keys, arguments, deadline);
   if (!reply.ok()) redis_errors_.Increment();
   return reply;
 }
@@ -67,8 +67,10 @@ absl::StatusOr<Reply> FamilyDirectory::RunIn(const Family& family, const redis::
                                              const std::string& session_id,
                                              int64_t default_ttl_seconds,
                                              const Arguments& arguments, absl::Time deadline) {
-  std::vector<std::string> all = {family.key_id(), session_id, absl::StrCat(default_ttl_seconds)};
-  all.insert(all.end(), arguments.begin(), arguments.end());
+  std::vector<redis::Argument> all = {redis::Argument::Borrow(family.key_id()),
+                                      redis::Argument::Borrow(session_id),
+                                      absl::StrCat(default_ttl_seconds)};
+  Borrow(arguments, &all);
   return Eval(script, family.Keys(session_id), all, deadline);
 }
 
@@ -76,8 +78,8 @@ absl::StatusOr<Reply> FamilyDirectory::RunOnFamily(const Family& family,
                                                    const redis::Script& script,
                                                    const Arguments& arguments,
                                                    absl::Time deadline) {
-  std::vector<std::string> all = {"*"};
-  all.insert(all.end(), arguments.begin(), arguments.end());
+  std::vector<redis::Argument> all = {"*"};
+  Borrow(arguments, &all);
   return Eval(script, family.Keys(), all, deadline);
 }
 
@@ -149,7 +151,7 @@ absl::StatusOr<bool> FamilyDirectory::Touch(const std::string& tenant,
 void FamilyDirectory::Unlink(const std::string& tenant, const std::vector<IndexEntry>& entries,
                              absl::Duration min_age, absl::Time deadline) {
   if (entries.empty()) return;
-  std::vector<std::string> arguments = {absl::StrCat(absl::ToInt64Microseconds(min_age))};
+  std::vector<redis::Argument> arguments = {absl::StrCat(absl::ToInt64Microseconds(min_age))};
   for (const IndexEntry& entry : entries) {
     arguments.push_back(entry.session_id);
     arguments.push_back(entry.family);

@@ -45,7 +45,8 @@ class FamilyDirectory {
 
   absl::StatusOr<redis::Reply> Eval(const redis::Script& script,
                                     const std::vector<std::string>& keys,
-                                    const std::vector<std::string>& arguments, absl::Time deadline);
+                                    const std::vector<redis::Argument>& arguments,
+                                    absl::Time deadline);
   // Fails with the first error among the replies.
   absl::StatusOr<std::vector<redis::Reply>> RunPipeline(const std::vector<redis::Command>& commands,
                                                         absl::Time deadline);

@@ -167,7 +167,7 @@ absl::StatusOr<bool> RedisSessionStore::SweepFamily(const std::string& tenant,
     size_t at = 0;
     do {
       const size_t end = std::min(dead.size(), at + kMaxDeadParts);
-      std::vector<std::string> arguments = {family.key_id(), marked.elements()[1].text()};
+      std::vector<redis::Argument> arguments = {family.key_id(), marked.elements()[1].text()};
       arguments.insert(arguments.end(), dead.begin() + at, dead.begin() + end);
       ASSIGN_OR_RETURN(const Reply swept, directory_.Eval(directory_.scripts().sweep, family.Keys(),
                                                           arguments, deadline));

@@ -191,7 +191,7 @@ absl::StatusOr<RedisTiers::Demoted> RedisTiers::Demote(const Use& use, bool may_
       }
     }
     const auto move = [&](const std::vector<std::string>& pairs) {
-      std::vector<std::string> arguments = {family->key_id(), epoch, may_be_pinned ? "1" : "0"};
+      std::vector<redis::Argument> arguments = {family->key_id(), epoch, may_be_pinned ? "1" : "0"};
       arguments.insert(arguments.end(), pairs.begin(), pairs.end());
       return directory_.Eval(directory_.scripts().demote, family->Keys(), arguments, deadline);
     };
