@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 
+#include <array>
 #include <string>
 #include <utility>
 
@@ -14,8 +15,6 @@ namespace {
 
 using weights::BeaconConfig;
 using weights::ModelConfig;
-
-constexpr char kEmbedding[] = "model.beacon_embed_tokens.weight";
 
 // One kind of projection: "q", and how it is named with beacons and without.
 struct Kind {
@@ -54,8 +53,8 @@ absl::StatusOr<bool> IsComplete(const WeightPacker& packer, const ModelConfig& m
 absl::Status LoadEmbedding(WeightPacker& packer, const ModelConfig& model,
                            const BeaconConfig& config, const kernels::PackedLinear& embedding,
                            BeaconWeights* beacon) {
-  if (packer.Has(kEmbedding)) {
-    ASSIGN_OR_RETURN(const at::Tensor row, packer.Vector(kEmbedding));
+  if (packer.Has(kBeaconEmbedding)) {
+    ASSIGN_OR_RETURN(const at::Tensor row, packer.Vector(kBeaconEmbedding));
     if (row.numel() != model.hidden_size) {
       return absl::InvalidArgumentError(absl::StrCat(
           "the beacon embedding should have ", model.hidden_size, " elements: ", row.numel()));
@@ -64,11 +63,8 @@ absl::Status LoadEmbedding(WeightPacker& packer, const ModelConfig& model,
     beacon->is_trained = true;
     return absl::OkStatus();
   }
-  std::optional<int64_t> token = model.bos_token_id;
-  if (config.embed_init == weights::BeaconEmbedInit::kEos) {
-    token = model.eos_token_ids.empty() ? std::nullopt : std::optional(model.eos_token_ids[0]);
-  }
-  if (!token.has_value() || *token < 0 || *token >= model.vocab_size) return absl::OkStatus();
+  const std::optional<int64_t> token = BeaconEmbeddingToken(model, config);
+  if (!token.has_value()) return absl::OkStatus();
   return CatchTorch("beacon embedding", [&] {
     beacon->embedding =
         at::empty({1, model.hidden_size}, embedding.data()[0].options().dtype(at::kFloat));
@@ -77,7 +73,36 @@ absl::Status LoadEmbedding(WeightPacker& packer, const ModelConfig& model,
   });
 }
 
+// The four kinds; is_own where `own` says so.
+std::array<Kind, 4> Kinds(const ModelConfig& model, const BeaconKinds& own) {
+  return {{{.letter = 'q', .has_bias = model.qkv_bias, .is_own = own.q},
+           {.letter = 'k', .has_bias = model.qkv_bias, .is_own = own.k},
+           {.letter = 'v', .has_bias = model.qkv_bias, .is_own = own.v},
+           {.letter = 'o', .has_bias = model.output_bias, .is_own = own.o}}};
+}
+
 }  // namespace
+
+std::optional<int64_t> BeaconEmbeddingToken(const ModelConfig& model, const BeaconConfig& config) {
+  std::optional<int64_t> token = model.bos_token_id;
+  if (config.embed_init == weights::BeaconEmbedInit::kEos) {
+    token = model.eos_token_ids.empty() ? std::nullopt : std::optional(model.eos_token_ids[0]);
+  }
+  if (!token.has_value() || *token < 0 || *token >= model.vocab_size) return std::nullopt;
+  return token;
+}
+
+absl::StatusOr<BeaconKinds> FindBeaconKinds(const WeightPacker& packer, const ModelConfig& model,
+                                            const BeaconConfig& config) {
+  BeaconKinds found = {.q = config.has_q, .k = config.has_k, .v = config.has_v, .o = config.has_o};
+  const std::array<Kind, 4> kinds = Kinds(model, found);
+  const std::array<bool*, 4> results = {&found.q, &found.k, &found.v, &found.o};
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    if (!kinds[i].is_own) continue;
+    ASSIGN_OR_RETURN(*results[i], IsComplete(packer, model, kinds[i]));
+  }
+  return found;
+}
 
 absl::StatusOr<BeaconWeights> LoadBeaconWeights(WeightPacker& packer, const ModelConfig& model,
                                                 const BeaconConfig& config,
@@ -85,15 +110,9 @@ absl::StatusOr<BeaconWeights> LoadBeaconWeights(WeightPacker& packer, const Mode
   BeaconWeights beacon;
   beacon.layers.resize(model.num_layers);
   RETURN_IF_ERROR(LoadEmbedding(packer, model, config, embedding, &beacon));
-  Kind q{.letter = 'q', .has_bias = model.qkv_bias, .is_own = config.has_q};
-  Kind k{.letter = 'k', .has_bias = model.qkv_bias, .is_own = config.has_k};
-  Kind v{.letter = 'v', .has_bias = model.qkv_bias, .is_own = config.has_v};
-  Kind o{.letter = 'o', .has_bias = model.output_bias, .is_own = config.has_o};
-  for (Kind* const kind : {&q, &k, &v, &o}) {
-    if (!kind->is_own) continue;
-    ASSIGN_OR_RETURN(kind->is_own, IsComplete(packer, model, *kind));
-    beacon.is_trained |= kind->is_own;
-  }
+  ASSIGN_OR_RETURN(const BeaconKinds own, FindBeaconKinds(packer, model, config));
+  const auto [q, k, v, o] = Kinds(model, own);
+  beacon.is_trained |= own.q || own.k || own.v || own.o;
   for (int64_t i = 0; i < model.num_layers; ++i) {
     BeaconLayerWeights& layer = beacon.layers[i];
     if (q.is_own || k.is_own || v.is_own) {

@@ -31,6 +31,25 @@ struct BeaconWeights {
   bool is_trained = false;
 };
 
+inline constexpr char kBeaconEmbedding[] = "model.beacon_embed_tokens.weight";
+
+// Returns the token whose embedding untrained beacons have: the first end token, or the begin
+// token; nothing where the model names none.
+std::optional<int64_t> BeaconEmbeddingToken(const weights::ModelConfig& model,
+                                            const weights::BeaconConfig& config);
+
+// Which projections beacons have of their own in the files: all layers' tensors are there.
+struct BeaconKinds {
+  bool q = false;
+  bool k = false;
+  bool v = false;
+  bool o = false;
+};
+// Of those that `config` speaks of. INVALID_ARGUMENT: a tensor of another shape than the base's.
+absl::StatusOr<BeaconKinds> FindBeaconKinds(const WeightPacker& packer,
+                                            const weights::ModelConfig& model,
+                                            const weights::BeaconConfig& config);
+
 // Loads the beacon weights that `config` speaks of. A kind (q, k, v, o, the embedding) of which a
 // layer lacks its tensor is the base's in all layers: the ordinary projection, the embedding of the
 // first end token (or the begin token). So every model has beacons, untrained. Codes as

@@ -84,21 +84,28 @@ absl::StatusOr<PackedLinear> WeightPacker::Linear(const std::vector<std::string>
   return packed;
 }
 
+absl::StatusOr<at::Tensor> WeightPacker::Dense(const std::string& name) const {
+  ASSIGN_OR_RETURN(const Weight weight, Find(name));
+  ASSIGN_OR_RETURN(at::Tensor dense,
+                   CatchTorch(name, [&] { return at::empty(weight.view.shape); }));
+  RETURN_IF_ERROR(status::Annotate(
+      weights::Dequantize(weight.view,
+                          absl::MakeSpan(dense.mutable_data_ptr<float>(), dense.numel())),
+      name));
+  return CatchTorch(name, [&] {
+    if (weight.qk_permuted) dense = dense.index_select(0, HalfSplitOrder(dense.size(0)));
+    return dense.to(device_);
+  });
+}
+
 absl::StatusOr<at::Tensor> WeightPacker::Vectors(const std::vector<std::string>& names) {
   std::vector<at::Tensor> parts;
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(const Weight weight, Find(name));
-    ASSIGN_OR_RETURN(at::Tensor part,
-                     CatchTorch(name, [&] { return at::empty({weight.view.num_elements()}); }));
-    RETURN_IF_ERROR(status::Annotate(
-        weights::Dequantize(weight.view,
-                            absl::MakeSpan(part.mutable_data_ptr<float>(), part.numel())),
-        name));
-    if (weight.qk_permuted) part = part.index_select(0, HalfSplitOrder(part.numel()));
-    parts.push_back(std::move(part));
+    ASSIGN_OR_RETURN(at::Tensor part, Dense(name));
+    parts.push_back(part.flatten());
   }
   return CatchTorch(absl::StrJoin(names, ", "), [&] {
-    at::Tensor all = at::cat(parts).to(device_);
+    at::Tensor all = at::cat(parts);
     num_bytes_ += static_cast<int64_t>(all.nbytes());
     return all;
   });

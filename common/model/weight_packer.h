@@ -30,6 +30,8 @@ class WeightPacker {
 
   // Packs the weights `names`, all of width `k`, one below the other.
   absl::StatusOr<kernels::PackedLinear> Linear(const std::vector<std::string>& names, int64_t k);
+  // Returns a weight decoded to float32, its rows in half-split order, of its own shape.
+  absl::StatusOr<at::Tensor> Dense(const std::string& name) const;
   // Returns a float32 vector. [n]
   absl::StatusOr<at::Tensor> Vector(const std::string& name) { return Vectors({name}); }
   // Returns the float32 vectors `names`, one behind the other.

@@ -7,7 +7,6 @@
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <utility>
 
 #include "common/memory/kv_pool.h"
@@ -16,8 +15,6 @@
 #include "common/memory/memory_policy.h"
 #include "common/model/model.h"
 #include "common/model/rotary_tables.h"
-#include "common/weights/beacon_adapter.h"
-#include "common/weights/model_files.h"
 #include "kernels/rotary.h"
 #include "tests/golden/beacon/golden_case.h"
 #include "tests/support/temp_folder.h"
@@ -25,7 +22,6 @@
 namespace mneme::testing {
 namespace {
 
-namespace fs = std::filesystem;
 using memory::BeaconPass;
 using memory::BeaconRowKind;
 using memory::BeaconState;
@@ -58,30 +54,11 @@ class BeaconModelGoldenTest : public ::testing::TestWithParam<std::string> {
 
   BeaconModelGoldenTest() : golden_(GetParam()), settings_(golden_.Settings()) {}
 
-  // Makes a folder that holds `config` and a file of golden weights.
-  static std::string MakeFolder(const TempFolder& folder, const std::string& config,
-                                const std::string& name) {
-    std::ofstream(folder.File("config.json")) << config;
-    fs::create_symlink(fs::absolute(BeaconGoldenFolder() / (name + ".safetensors")),
-                       folder.File("model.safetensors"));
-    return folder.path();
-  }
-
   void SetUp() override {
-    const std::string weights = golden_.Text("weights");
-    // Some files hold the beacon's weights only.
-    const bool is_adapter = !BeaconGolden(weights).Has("model.embed_tokens.weight");
-    model::ModelOptions options{.compute = model::ComputeType::kFloat32, .num_threads = 2};
-    if (is_adapter) {
-      auto adapter = weights::BeaconAdapter::Open(
-          MakeFolder(adapter_folder_, golden_.Text("config"), weights));
-      ASSERT_TRUE(adapter.ok()) << adapter.status();
-      options.beacon_adapter = *std::move(adapter);
-    }
-    auto files = weights::ModelFiles::Open(MakeFolder(
-        folder_, golden_.Text("config"), is_adapter ? "weights_" + golden_.Text("arch") : weights));
-    ASSERT_TRUE(files.ok()) << files.status();
-    auto model = model::Model::Load(std::shared_ptr(*std::move(files)), options);
+    const BeaconGoldenModel opened = OpenModel(golden_, folder_);
+    auto model = model::Model::Load(opened.files, {.compute = model::ComputeType::kFloat32,
+                                                   .num_threads = 2,
+                                                   .beacon_adapter = opened.adapter});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     pool_ = *memory::KvPool::Create(model_->PoolOptions(int64_t{1} << 24));
@@ -217,7 +194,7 @@ class BeaconModelGoldenTest : public ::testing::TestWithParam<std::string> {
 
   const BeaconGolden golden_;
   const memory::BeaconSettings settings_;
-  const TempFolder folder_, adapter_folder_;
+  const TempFolder folder_;
   std::unique_ptr<model::Model> model_;
   std::unique_ptr<memory::KvPool> pool_;
   std::unique_ptr<memory::KvTables> tables_;

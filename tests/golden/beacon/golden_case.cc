@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 
 namespace mneme::testing {
@@ -106,6 +107,35 @@ std::vector<int64_t> BeaconGolden::Calls() const {
   std::vector<int64_t> calls;
   for (const json& call : Json("calls")) calls.push_back(call["tokens"]);
   return calls;
+}
+
+BeaconGoldenModel OpenModel(const BeaconGolden& golden, const TempFolder& folder) {
+  const auto make_folder = [&](const char* name, const std::string& weights) {
+    const fs::path made = folder.File(name);
+    fs::create_directory(made);
+    std::ofstream(made / "config.json") << golden.Text("config");
+    fs::create_symlink(fs::absolute(BeaconGoldenFolder() / (weights + ".safetensors")),
+                       made / "model.safetensors");
+    return made.string();
+  };
+  BeaconGoldenModel model;
+  std::string base = golden.Text("weights");
+  if (!BeaconGolden(base).Has("model.embed_tokens.weight")) {
+    auto adapter = weights::BeaconAdapter::Open(make_folder("adapter", base));
+    if (!adapter.ok()) {
+      std::cerr << adapter.status() << "\n";
+      std::abort();
+    }
+    model.adapter = *std::move(adapter);
+    base = "weights_" + golden.Text("arch");
+  }
+  auto files = weights::ModelFiles::Open(make_folder("model", base));
+  if (!files.ok()) {
+    std::cerr << files.status() << "\n";
+    std::abort();
+  }
+  model.files = *std::move(files);
+  return model;
 }
 
 json StepMetadata(const BeaconPass& pass, int64_t index) {

@@ -11,8 +11,11 @@
 #include <vector>
 
 #include "common/memory/beacon_pass.h"
+#include "common/weights/beacon_adapter.h"
 #include "common/weights/model_config.h"
+#include "common/weights/model_files.h"
 #include "common/weights/safetensors.h"
+#include "tests/support/temp_folder.h"
 
 namespace mneme::testing {
 
@@ -44,6 +47,14 @@ class BeaconGolden {
  private:
   std::unique_ptr<weights::SafetensorsFile> file_;
 };
+
+// The model of a case, opened; the beacons' weights apart where their file holds nothing else.
+struct BeaconGoldenModel {
+  std::shared_ptr<const weights::ModelFiles> files;
+  std::shared_ptr<const weights::BeaconAdapter> adapter;  // may be null
+};
+// Makes its folders in `folder`. Ends the process where a file is broken.
+BeaconGoldenModel OpenModel(const BeaconGolden& golden, const TempFolder& folder);
 
 // What a pass says about itself, in the words of the golden files.
 nlohmann::json StepMetadata(const memory::BeaconPass& pass, int64_t index);
