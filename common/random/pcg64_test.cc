@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 namespace mneme::random {
 namespace {
 
@@ -23,8 +25,8 @@ TEST(Pcg64Test, SeedsLikeNumPy) {
 
 TEST(Pcg64Test, DrawsLikeNumPy) {
   Pcg64 passkeys(123);
-  std::vector<int64_t> drawn;
-  for (int i = 0; i < 5; ++i) drawn.push_back(passkeys.Integers(10000, 100000));
+  std::array<int64_t, 5> drawn;
+  for (int64_t& one : drawn) one = passkeys.Integers(10000, 100000);
   EXPECT_THAT(drawn, ElementsAre(11389, 71411, 63365, 14843, 91817));
 }
 
