@@ -13,7 +13,7 @@ RANKS = {
     "rank0": ["common/status", "common/sync", "common/log", "common/clock", "common/random"],
     "rank1": [
         "common/config", "common/metrics", "common/trace", "common/redis", "common/text",
-        "common/weights", "common/auth", "common/crypto", "common/dataset",
+        "common/weights", "common/auth", "common/crypto", "common/dataset", "common/benchmarks",
     ],
 }
 TORCH_FOLDERS = ("kernels", "common/model", "common/memory", "common/snapshot", "common/evolution",
