@@ -94,7 +94,7 @@ absl::Status CheckBeaconSettings(const BeaconSettings& settings) {
 }
 
 BeaconRatioState FirstRatioState(const BeaconSettings& settings) {
-  return {.generator = Pcg64(settings.seed).state()};
+  return {.generator = random::Pcg64(settings.seed).state()};
 }
 
 absl::StatusOr<int64_t> ChooseBeaconRatio(const BeaconSettings& settings, int64_t start,
@@ -116,7 +116,7 @@ absl::StatusOr<int64_t> ChooseBeaconRatio(const BeaconSettings& settings, int64_
   switch (config.mix) {
     case BeaconRatioMix::kStepRandom:
     case BeaconRatioMix::kInstanceRandom: {
-      Pcg64 generator(state->generator);
+      random::Pcg64 generator(state->generator);
       ratio = candidates[generator.Below(static_cast<uint32_t>(candidates.size()))];
       state->generator = generator.state();
       if (config.mix == BeaconRatioMix::kInstanceRandom) state->fixed = ratio;

@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/memory/pcg64.h"
+#include "common/random/pcg64.h"
 #include "common/weights/beacon_config.h"
 #include "common/weights/model_config.h"
 
@@ -58,7 +58,7 @@ absl::Status CheckBeaconSettings(const BeaconSettings& settings);
 
 // What choosing remembers between the windows of a sequence.
 struct BeaconRatioState {
-  Pcg64::State generator;
+  random::Pcg64::State generator;
   std::optional<int64_t> fixed;  // instance-random, adapt: the choice
   std::vector<int64_t> cycle;    // sequence: the candidates
   int64_t next = 0;              // sequence: windows that have got a ratio

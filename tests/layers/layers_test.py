@@ -10,10 +10,11 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', re.MULTILINE)
 RANKS = {
-    "rank0": ["common/status", "common/sync", "common/log", "common/clock"],
+    "rank0": ["common/status", "common/sync", "common/log", "common/clock", "common/random"],
     "rank1": [
         "common/config", "common/metrics", "common/trace", "common/redis", "common/text",
-        "common/weights", "common/auth", "common/crypto", "common/scoring",
+        "common/weights", "common/auth", "common/crypto", "common/scoring", "common/dataset",
+        "common/benchmarks",
     ],
 }
 TORCH_FOLDERS = ("kernels", "common/model", "common/memory", "common/snapshot", "common/evolution",

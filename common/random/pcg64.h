@@ -1,12 +1,13 @@
 // The random generator behind NumPy's default_rng, bit for bit: PCG64 (XSL-RR output; O'Neill 2014)
-// seeded by SeedSequence. The published implementation of Activation Beacon draws ratios with it.
+// seeded by SeedSequence. The published implementation of Activation Beacon draws ratios and
+// passkeys with it.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/numeric/int128.h"
 
-namespace mneme::memory {
+namespace mneme::random {
 
 // A value: copies go on alike. Not thread-safe.
 class Pcg64 {
@@ -42,4 +43,4 @@ class Pcg64 {
   State state_;
 };
 
-}  // namespace mneme::memory
+}  // namespace mneme::random

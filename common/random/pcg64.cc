@@ -1,9 +1,9 @@
-#include "common/memory/pcg64.h"
+#include "common/random/pcg64.h"
 
 #include <array>
 #include <bit>
 
-namespace mneme::memory {
+namespace mneme::random {
 namespace {
 
 // SeedSequence's hash of a seed into eight words, and its constants.
@@ -84,4 +84,4 @@ uint32_t Pcg64::Below(uint32_t bound) {
   return static_cast<uint32_t>(product >> 32);
 }
 
-}  // namespace mneme::memory
+}  // namespace mneme::random
