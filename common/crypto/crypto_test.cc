@@ -108,8 +108,10 @@ TEST(AeadTest, AnyChangedByteOtherPlaceOrOtherKeyIsDataLoss) {
 }
 
 TEST(AeadTest, ThreadsDoNotDisturbEachOther) {
+  constexpr int kThreads = 4;
   std::vector<std::jthread> threads;
-  for (int t = 0; t < 4; ++t) {
+  threads.reserve(kThreads);
+  for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([] {
       const Key key = Key::Random();
       for (int i = 0; i < 500; ++i) {

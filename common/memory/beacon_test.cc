@@ -23,6 +23,7 @@ BeaconSettings Settings(std::vector<int64_t> ratios, BeaconRatioMix mix, int64_t
 std::vector<int64_t> Choices(const BeaconSettings& settings, int count, int64_t num_tokens = 0) {
   BeaconRatioState state = FirstRatioState(settings);
   std::vector<int64_t> chosen;
+  chosen.reserve(count);
   for (int i = 0; i < count; ++i) {
     chosen.push_back(*ChooseBeaconRatio(settings, i * settings.config.window, num_tokens, &state));
   }
@@ -152,7 +153,7 @@ TEST(BeaconPassTest, TheOldestBeaconsGoBeyondTheBoundAndTheOthersMoveUp) {
   ASSERT_TRUE(CheckBeaconSettings(settings).ok());
   BeaconState state = FirstBeaconState(settings);
   int64_t most = 0;
-  for (int window = 1; window <= 40; ++window) {
+  for (int64_t window = 1; window <= 40; ++window) {
     const auto pass = PlanBeaconPass(settings, state, 32 * 40, 1 << 20);
     ASSERT_TRUE(pass.ok()) << pass.status();
     ASSERT_TRUE(pass->closes_window);
@@ -160,7 +161,7 @@ TEST(BeaconPassTest, TheOldestBeaconsGoBeyondTheBoundAndTheOthersMoveUp) {
     state = pass->after;
     most = std::max(most, pass->num_before + static_cast<int64_t>(pass->rows.size()));
     EXPECT_EQ(state.num_sink, 2);
-    EXPECT_EQ(state.num_beacons, std::min(8 * window, 20));
+    EXPECT_EQ(state.num_beacons, std::min<int64_t>(8 * window, 20));
     EXPECT_EQ(state.num_dropped, 8 * window - state.num_beacons);
     // The youngest of what was there is followed by the window's own, at the next positions.
     const int64_t dropped = before + 8 - state.num_beacons;
