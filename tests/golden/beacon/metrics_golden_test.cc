@@ -1,6 +1,7 @@
 // Scores of the published LongBench and InfiniteBench metrics.
 #include <gtest/gtest.h>
 
+#include "common/benchmarks/prompts.h"
 #include "common/scoring/infinitebench.h"
 #include "common/scoring/longbench.h"
 #include "tests/golden/metric_files.h"
@@ -12,14 +13,12 @@ using nlohmann::json;
 
 constexpr double kTolerance = 1e-9;
 
-// The metric of a LongBench task, as the file of its prompts names it.
 absl::StatusOr<scoring::Metric> MetricOfTask(const std::string& task) {
-  const json prompts = ReadGoldenJson(GoldenFolder("beacon") / "prompts.json");
-  for (const json& prompt : prompts.at("longbench")) {
-    if (prompt["task"] == task)
-      return scoring::LongBenchMetric(prompt["metric"].get<std::string>());
-  }
-  return absl::NotFoundError("prompts.json has no task " + task);
+  static const auto prompts = benchmarks::Prompts::Parse(benchmarks::DefaultPromptsJson());
+  if (!prompts.ok()) return prompts.status();
+  const auto found = prompts->LongBench(task);
+  if (!found.ok()) return found.status();
+  return scoring::LongBenchMetric((*found)->metric);
 }
 
 absl::StatusOr<double> LongBenchTask(const json& golden) {
