@@ -20,7 +20,10 @@ build: setup ## Builds everything into build/release (PRESET=dev|asan|tsan|cuda 
 	@[ -e $(BUILD)/build.ninja ] || cmake --preset $(PRESET)
 	@cmake --build $(BUILD) --parallel $(JOBS)
 
-chat: build ## Starts Mneme and chats with the default model in this terminal
+# Not the tests, which take longer to build than all else.
+chat: setup ## Starts Mneme and chats with the default model in this terminal
+	@[ -e $(BUILD)/build.ninja ] || cmake --preset $(PRESET)
+	@cmake --build $(BUILD) --parallel $(JOBS) --target programs
 	@$(BUILD)/bin/mneme chat --up
 
 test: build ## Builds and runs all tests

@@ -37,13 +37,18 @@ function(mneme_library)
   endif()
 endfunction()
 
-# mneme_executable(NAME mneme-tokenizer SOURCES main.cc DEPS ...): lands in build/<preset>/bin.
+# mneme_executable(NAME mneme-tokenizer SOURCES main.cc DEPS ...): lands in build/<preset>/bin, and is
+# one of `programs`, all that `mneme up` runs.
 function(mneme_executable)
   cmake_parse_arguments(arg "" "NAME" "${MNEME_ARGS}" ${ARGN})
   add_executable(${arg_NAME} ${arg_SOURCES} ${arg_HEADERS})
   target_link_libraries(${arg_NAME} PRIVATE mneme_options ${arg_DEPS})
   mneme_precompiled_set(set)
   mneme_precompile(${arg_NAME} ${set})
+  if(NOT TARGET programs)
+    add_custom_target(programs)
+  endif()
+  add_dependencies(programs ${arg_NAME})
 endfunction()
 
 # mneme_test(NAME redis SOURCES client_test.cc DEPS mneme::redis LABELS unit [TIMEOUT 60] [PREFIX p])
