@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -14,18 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "tests/golden/golden_folder.h"
+
 namespace mneme::testing {
-
-inline std::string EnvironmentOr(const char* name, const std::string& missing) {
-  const char* const value = std::getenv(name);
-  return value == nullptr || *value == '\0' ? missing : value;
-}
-
-// The folder of a golden set, $MNEME_GOLDEN/<set>.
-inline std::filesystem::path GoldenFolder(const std::string& set) {
-  const std::string source = EnvironmentOr("MNEME_SOURCE", MNEME_SOURCE_DIR);
-  return std::filesystem::path(EnvironmentOr("MNEME_GOLDEN", source + "/../shared/golden")) / set;
-}
 
 // Fails the running test and returns null where the file holds no JSON.
 inline nlohmann::json ReadGoldenJson(const std::filesystem::path& path) {

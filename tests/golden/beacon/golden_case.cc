@@ -8,6 +8,8 @@
 #include <fstream>
 #include <iostream>
 
+#include "tests/golden/golden_folder.h"
+
 namespace mneme::testing {
 namespace {
 
@@ -16,11 +18,6 @@ using memory::BeaconPass;
 using memory::BeaconRowKind;
 using nlohmann::json;
 using weights::SafetensorsFile;
-
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? missing : value;
-}
 
 at::ScalarType TypeOf(weights::TensorType type) {
   switch (type) {
@@ -38,10 +35,7 @@ at::ScalarType TypeOf(weights::TensorType type) {
 
 }  // namespace
 
-fs::path BeaconGoldenFolder() {
-  const std::string source = Environment("MNEME_SOURCE", MNEME_SOURCE_DIR);
-  return fs::path(Environment("MNEME_GOLDEN", source + "/../shared/golden")) / "beacon";
-}
+fs::path BeaconGoldenFolder() { return GoldenFolder("beacon"); }
 
 std::vector<std::string> BeaconFileNames(const std::string& prefix) {
   std::vector<std::string> names;

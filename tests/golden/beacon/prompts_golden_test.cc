@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -21,6 +20,7 @@
 #include "common/dataset/chat_template.h"
 #include "common/dataset/lm_windows.h"
 #include "tests/golden/beacon/toy_tokenizer.h"
+#include "tests/golden/golden_folder.h"
 
 namespace mneme::testing {
 namespace {
@@ -30,15 +30,7 @@ using benchmarks::Prompts;
 using json = nlohmann::ordered_json;
 using Ids = std::vector<int32_t>;
 
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr || *value == '\0' ? missing : value;
-}
-
-fs::path Folder() {
-  const std::string source = Environment("MNEME_SOURCE", MNEME_SOURCE_DIR);
-  return fs::path(Environment("MNEME_GOLDEN", source + "/../shared/golden")) / "beacon";
-}
+fs::path Folder() { return GoldenFolder("beacon"); }
 
 json Load(const std::string& stem) {
   std::ifstream in(Folder() / (stem + ".json"), std::ios::binary);

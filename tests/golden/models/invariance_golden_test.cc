@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
@@ -19,6 +18,7 @@
 #include "common/model/model.h"
 #include "common/weights/model_files.h"
 #include "kernels/parallel.h"
+#include "tests/golden/golden_folder.h"
 
 namespace mneme::model {
 namespace {
@@ -26,16 +26,11 @@ namespace {
 using memory::KvSequence;
 using memory::MemoryPolicy;
 
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? missing : value;
-}
-
 class InvarianceGoldenTest : public ::testing::TestWithParam<ComputeType> {
  protected:
   void SetUp() override {
-    const std::string cache =
-        Environment("MNEME_CACHE", Environment("HOME", "/") + "/.cache/mneme");
+    const std::string cache = testing::EnvironmentOr(
+        "MNEME_CACHE", testing::EnvironmentOr("HOME", "/") + "/.cache/mneme");
     auto files = weights::ModelFiles::Open(
         cache + "/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     ASSERT_TRUE(files.ok()) << files.status() << ": run deploy/setup.sh";

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -23,6 +22,7 @@
 #include "common/memory/memory_policy.h"
 #include "common/model/model.h"
 #include "common/weights/model_files.h"
+#include "tests/golden/golden_folder.h"
 
 namespace mneme::model {
 namespace {
@@ -33,20 +33,10 @@ using nlohmann::json;
 constexpr int64_t kPoolBytes = int64_t{1} << 30;
 constexpr size_t kChunk = 256;
 
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? missing : value;
-}
-
-fs::path GoldenFolder() {
-  const std::string source = Environment("MNEME_SOURCE", MNEME_SOURCE_DIR);
-  return fs::path(Environment("MNEME_GOLDEN", source + "/../shared/golden")) / "models";
-}
-
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
   std::error_code error;
-  for (fs::directory_iterator it(GoldenFolder(), error), end; !error && it != end;
+  for (fs::directory_iterator it(testing::GoldenFolder("models"), error), end; !error && it != end;
        it.increment(error)) {
     if (it->path().extension() == ".json") names.push_back(it->path().stem().string());
   }
@@ -56,7 +46,8 @@ std::vector<std::string> GoldenNames() {
 
 // Finds a file of this name among the registered models.
 fs::path FindModel(const std::string& file_name) {
-  const std::string cache = Environment("MNEME_CACHE", Environment("HOME", "/") + "/.cache/mneme");
+  const std::string cache =
+      testing::EnvironmentOr("MNEME_CACHE", testing::EnvironmentOr("HOME", "/") + "/.cache/mneme");
   std::error_code error;
   for (fs::recursive_directory_iterator it(fs::path(cache) / "models", error), end;
        !error && it != end; it.increment(error)) {
@@ -70,7 +61,7 @@ std::vector<int32_t> Ids(const json& ids) { return ids.get<std::vector<int32_t>>
 class ModelsGoldenTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    std::ifstream file(GoldenFolder() / (GetParam() + ".json"));
+    std::ifstream file(testing::GoldenFolder("models") / (GetParam() + ".json"));
     golden_ = json::parse(file);
     const std::string type = golden_["config"]["model_type"];
     const std::string gguf = golden_["gguf_file"];
@@ -78,7 +69,7 @@ class ModelsGoldenTest : public ::testing::TestWithParam<std::string> {
       GTEST_SKIP() << "architecture " << type << " is not of the Llama family: not supported";
     }
     if (type == "qwen2") {
-      path_ = Environment("MNEME_QWEN_GGUF", "");
+      path_ = testing::EnvironmentOr("MNEME_QWEN_GGUF", "");
       if (path_.empty()) GTEST_SKIP() << "MNEME_QWEN_GGUF does not name the file " << gguf;
     } else {
       path_ = FindModel(gguf);
@@ -209,7 +200,7 @@ INSTANTIATE_TEST_SUITE_P(Files, ModelsGoldenTest, ::testing::ValuesIn(GoldenName
 // The suite above is empty where the folder is missing: that must not look like success.
 TEST(ModelsGoldenFolderTest, HoldsTheDefaultModel) {
   EXPECT_THAT(GoldenNames(), ::testing::Contains("smollm2-135m-instruct-q4_1"))
-      << "no golden numbers in " << GoldenFolder() << ": set MNEME_GOLDEN";
+      << "no golden numbers in " << testing::GoldenFolder("models") << ": set MNEME_GOLDEN";
 }
 
 }  // namespace

@@ -5,19 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/golden/golden_folder.h"
 
 namespace mneme::testing {
 namespace {
-
-std::string Environment(const char* name, const std::string& missing) {
-  const char* value = std::getenv(name);
-  return value == nullptr || *value == '\0' ? missing : value;
-}
 
 at::ScalarType TypeOf(weights::TensorType type) {
   switch (type) {
@@ -40,10 +35,7 @@ at::Tensor Plain(at::Tensor tensor) {
 
 }  // namespace
 
-std::string NammGoldenFolder() {
-  const std::string source = Environment("MNEME_SOURCE", MNEME_SOURCE_DIR);
-  return Environment("MNEME_GOLDEN", source + "/../shared/golden") + "/namm";
-}
+std::string NammGoldenFolder() { return GoldenFolder("namm").string(); }
 
 GoldenFile::GoldenFile(const std::string& path) {
   auto file = weights::SafetensorsFile::Open(path);
