@@ -8,7 +8,7 @@ export MNEME_CACHE ?= $(HOME)/.cache/mneme
 export MNEME_GOLDEN ?= $(abspath $(CURDIR)/../shared/golden)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build chat test soak lint bench asan tsan clean
+.PHONY: help setup configure build chat test soak lint bench asan tsan clean
 
 help: ## Shows this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -16,13 +16,14 @@ help: ## Shows this list
 setup: ## Installs and downloads what building and running need
 	@deploy/setup.sh
 
-build: setup ## Builds everything into build/release (PRESET=dev|asan|tsan|cuda for others)
+configure: setup
 	@[ -e $(BUILD)/build.ninja ] || cmake --preset $(PRESET)
+
+build: configure ## Builds everything into build/release (PRESET=dev|asan|tsan|cuda for others)
 	@cmake --build $(BUILD) --parallel $(JOBS)
 
 # Not the tests, which take longer to build than all else.
-chat: setup ## Starts Mneme and chats with the default model in this terminal
-	@[ -e $(BUILD)/build.ninja ] || cmake --preset $(PRESET)
+chat: configure ## Starts Mneme and chats with the default model in this terminal
 	@cmake --build $(BUILD) --parallel $(JOBS) --target programs
 	@$(BUILD)/bin/mneme chat --up
 

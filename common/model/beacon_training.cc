@@ -32,6 +32,11 @@ at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
   return at::cat({half[0] * cos - half[1] * sin, half[1] * cos + half[0] * sin}, -1);
 }
 
+// `bias` may be undefined.
+at::Tensor Linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return at::linear(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
+}
+
 }  // namespace
 
 // What a pass is, as tensors.
@@ -193,9 +198,9 @@ absl::Status BeaconTraining::CheckArguments(const BeaconSettings& settings,
 absl::StatusOr<BeaconLoss> BeaconTraining::Loss(const BeaconSettings& settings,
                                                 const at::Tensor& tokens, const at::Tensor& labels,
                                                 memory::BeaconRatioState* ratios) const {
-  ASSIGN_OR_RETURN(const absl::Status checked, CatchTorch("arguments", [&] {
-                     return CheckArguments(settings, tokens, labels);
-                   }));
+  absl::Status checked;
+  RETURN_IF_ERROR(
+      CatchTorch("arguments", [&] { checked = CheckArguments(settings, tokens, labels); }));
   RETURN_IF_ERROR(checked);
   const int64_t num_sequences = tokens.size(0);
   const int64_t num_tokens = tokens.size(1);
@@ -324,12 +329,20 @@ at::Tensor BeaconTraining::Normalise(const at::Tensor& x, const at::Tensor& weig
   return x * at::rsqrt(x.square().mean(-1, /*keepdim=*/true) + config_.rms_norm_eps) * weight;
 }
 
+at::Tensor BeaconTraining::Project(const Pass& pass, const at::Tensor& x,
+                                   const Projection& projection) const {
+  if (!projection.has_own() || pass.beacon_rows.size(0) == 0) {
+    return Linear(x, projection.weight, projection.bias);
+  }
+  return at::cat({Linear(x.index_select(1, pass.token_rows), projection.weight, projection.bias),
+                  Linear(x.index_select(1, pass.beacon_rows), projection.beacon_weight,
+                         projection.beacon_bias)},
+                 1)
+      .index_select(1, pass.order);
+}
+
 at::Tensor BeaconTraining::Run(const Pass& pass, const at::Tensor& tokens,
                                std::vector<LayerMemory>* memory) const {
-  const auto linear = [](const at::Tensor& x, const Projection& projection) {
-    return at::linear(x, projection.weight,
-                      projection.bias.defined() ? std::optional(projection.bias) : std::nullopt);
-  };
   // The beacons' embedding, as often as there are beacons, behind the tokens'; then in order.
   const at::Tensor beacons =
       beacon_embedding_.expand({tokens.size(0), pass.beacon_rows.size(0), config_.hidden_size});
@@ -339,29 +352,16 @@ at::Tensor BeaconTraining::Run(const Pass& pass, const at::Tensor& tokens,
     const Layer& layer = layers_[i];
     x = x + Attend(pass, layer, Normalise(x, layer.attention_norm), &(*memory)[i]);
     const at::Tensor y = Normalise(x, layer.mlp_norm);
-    x = x + linear(at::silu(linear(y, layer.gate)) * linear(y, layer.up), layer.down);
+    x = x + Project(pass, at::silu(Project(pass, y, layer.gate)) * Project(pass, y, layer.up),
+                    layer.down);
   }
   return Normalise(x.index_select(1, pass.token_rows), norm_);
 }
 
 at::Tensor BeaconTraining::Attend(const Pass& pass, const Layer& layer, const at::Tensor& x,
                                   LayerMemory* memory) const {
-  const auto linear = [](const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& bias) {
-    return at::linear(rows, weight, bias.defined() ? std::optional(bias) : std::nullopt);
-  };
-  const auto project = [&](const at::Tensor& rows, const Projection& projection) {
-    if (!projection.has_own() || pass.beacon_rows.size(0) == 0) {
-      return linear(rows, projection.weight, projection.bias);
-    }
-    return at::cat(
-               {linear(rows.index_select(1, pass.token_rows), projection.weight, projection.bias),
-                linear(rows.index_select(1, pass.beacon_rows), projection.beacon_weight,
-                       projection.beacon_bias)},
-               1)
-        .index_select(1, pass.order);
-  };
   const auto project_heads = [&](const Projection& projection, int64_t num_heads) {
-    at::Tensor y = project(x, projection);
+    at::Tensor y = Project(pass, x, projection);
     // A replica is its beacon again.
     if (pass.origins.defined() && projection.has_own()) y = y.index_select(1, pass.origins);
     return y.view({x.size(0), pass.num_rows, num_heads, config_.head_size}).transpose(1, 2);
@@ -384,7 +384,7 @@ at::Tensor BeaconTraining::Attend(const Pass& pass, const Layer& layer, const at
       at::matmul(at::softmax(scores, -1), v.repeat_interleave(group, /*dim=*/1));
   memory->keys = pass.kept.defined() ? k.index_select(2, pass.kept) : k;
   memory->values = pass.kept.defined() ? v.index_select(2, pass.kept) : v;
-  return project(mixed.transpose(1, 2).flatten(2), layer.o);
+  return Project(pass, mixed.transpose(1, 2).flatten(2), layer.o);
 }
 
 }  // namespace mneme::model

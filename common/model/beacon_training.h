@@ -106,6 +106,8 @@ class BeaconTraining {
                  std::vector<LayerMemory>* memory) const;
   at::Tensor Attend(const Pass& pass, const Layer& layer, const at::Tensor& x,
                     LayerMemory* memory) const;
+  // Tokens with the projection, beacons with theirs where they have one. x: [B, R, in]
+  at::Tensor Project(const Pass& pass, const at::Tensor& x, const Projection& projection) const;
   at::Tensor Normalise(const at::Tensor& x, const at::Tensor& weight) const;
 
   const weights::ModelConfig config_;
