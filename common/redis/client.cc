@@ -47,7 +47,7 @@ absl::StatusOr<Reply> OnlyReply(absl::StatusOr<std::vector<Reply>> replies) {
 
 }  // namespace
 
-Script::Script(std::string source) : source_(std::move(source)) {
+Script::Script(std::string source, Ack ack) : source_(std::move(source)), ack_(ack) {
   unsigned char digest[SHA_DIGEST_LENGTH];
   SHA1(reinterpret_cast<const unsigned char*>(source_.data()), source_.size(), digest);
   sha1_ = absl::BytesToHexString(
@@ -58,14 +58,14 @@ Client::Client(Options options)
     : address_(absl::StrJoin(AddressesOf(options), ",")),
       topology_(MakeTopology(std::move(options))) {}
 
-absl::StatusOr<Reply> Client::Run(const Command& command, absl::Time deadline) {
-  return OnlyReply(topology_->Run(absl::MakeConstSpan(&command, 1), deadline));
+absl::StatusOr<Reply> Client::Run(const Command& command, absl::Time deadline, Ack ack) {
+  return OnlyReply(topology_->Run(absl::MakeConstSpan(&command, 1), deadline, ack));
 }
 
 absl::StatusOr<std::vector<Reply>> Client::RunPipeline(const std::vector<Command>& commands,
                                                        absl::Time deadline) {
   if (commands.empty()) return std::vector<Reply>();
-  return topology_->Run(commands, deadline);
+  return topology_->Run(commands, deadline, Ack::kServer);
 }
 
 absl::StatusOr<Reply> Client::Eval(const Script& script, const std::vector<std::string>& keys,
@@ -76,11 +76,11 @@ absl::StatusOr<Reply> Client::Eval(const Script& script, const std::vector<std::
   for (const std::string& key : keys) command.push_back(Argument::Borrow(key));
   for (const Argument& argument : arguments) command.push_back(argument.Borrowed());
   ASSIGN_OR_RETURN(std::vector<Reply> replies,
-                   topology_->Run(absl::MakeConstSpan(&command, 1), deadline));
+                   topology_->Run(absl::MakeConstSpan(&command, 1), deadline, script.ack()));
   if (absl::StartsWith(replies[0].text(), "NOSCRIPT ") && !replies[0].status().ok()) {
     command[0] = "EVAL";
     command[1] = Argument::Borrow(script.source());
-    return Run(command, deadline);
+    return Run(command, deadline, script.ack());
   }
   return OnlyReply(std::move(replies));
 }

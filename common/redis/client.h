@@ -24,14 +24,17 @@ namespace mneme::redis {
 // A Lua script and the name that Redis gives it.
 class Script {
  public:
-  explicit Script(std::string source);
+  // `ack` is of every call.
+  explicit Script(std::string source, Ack ack = Ack::kServer);
 
   const std::string& source() const { return source_; }
   const std::string& sha1() const { return sha1_; }  // 40 hexadecimal digits
+  Ack ack() const { return ack_; }
 
  private:
   std::string source_;
   std::string sha1_;
+  Ack ack_;
 };
 
 // Thread-safe. Does not connect before the first call. Every call ends by its deadline and within
@@ -40,13 +43,18 @@ class Script {
 // FAILED_PRECONDITION: the settings do not fit the server. Errors that Redis answers: see
 // StatusOfError.
 //
+// Calls with Ack::kReplicas succeed only once wait_for_replicas of the server's
+// replicas have all that the call wrote, and so what was written before it on that server. With too
+// few they are UNAVAILABLE, and have run. A repeated call makes sure only if it writes something too.
+//
 // With Cluster and Sentinels a call finds the present masters by itself, and goes on trying for as
 // long as it may and the command has certainly not run (see Dispatcher).
 class Client {
  public:
   explicit Client(Options options);
 
-  absl::StatusOr<Reply> Run(const Command& command, absl::Time deadline = absl::InfiniteFuture());
+  absl::StatusOr<Reply> Run(const Command& command, absl::Time deadline = absl::InfiniteFuture(),
+                            Ack ack = Ack::kServer);
 
   // Sends all commands at once and returns their replies in the same order. Error replies stay in
   // the list: look at Reply::status(). In a Cluster the commands may be for different hash slots;

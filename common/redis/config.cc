@@ -79,7 +79,8 @@ absl::StatusOr<Options> OptionsOf(const memory::v1::RedisConfig& config) {
   RETURN_IF_ERROR(CheckServers(config));
   RETURN_IF_ERROR(CheckTls(config));
   if (config.pool_size() < 0 || config.connect_timeout_ms() < 0 ||
-      config.command_timeout_ms() < 0 || config.database() < 0) {
+      config.command_timeout_ms() < 0 || config.database() < 0 || config.wait_for_replicas() < 0 ||
+      config.replica_timeout_ms() < 0) {
     return absl::InvalidArgumentError("a number in redis is negative");
   }
   Options options;
@@ -99,6 +100,10 @@ absl::StatusOr<Options> OptionsOf(const memory::v1::RedisConfig& config) {
   }
   if (config.command_timeout_ms() > 0) {
     options.command_timeout = absl::Milliseconds(config.command_timeout_ms());
+  }
+  options.wait_for_replicas = config.wait_for_replicas();
+  if (config.replica_timeout_ms() > 0) {
+    options.replica_timeout = absl::Milliseconds(config.replica_timeout_ms());
   }
   options.tls = {.enabled = config.tls(),
                  .ca_file = config.tls_ca_file(),

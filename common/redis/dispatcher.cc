@@ -94,9 +94,9 @@ absl::Time Dispatcher::LimitOf(absl::Time deadline) const {
 }
 
 absl::StatusOr<std::vector<Reply>> Dispatcher::Run(absl::Span<const Command> commands,
-                                                   absl::Time deadline) {
+                                                   absl::Time deadline, Ack ack) {
   const absl::Time limit = LimitOf(deadline);
-  absl::StatusOr<std::vector<Reply>> replies = RunUntil(commands, limit);
+  absl::StatusOr<std::vector<Reply>> replies = RunUntil(commands, limit, ack);
   if (absl::IsDeadlineExceeded(replies.status()) && limit < deadline) {
     return absl::UnavailableError(replies.status().message());
   }
@@ -104,7 +104,7 @@ absl::StatusOr<std::vector<Reply>> Dispatcher::Run(absl::Span<const Command> com
 }
 
 absl::StatusOr<std::vector<Reply>> Dispatcher::RunUntil(absl::Span<const Command> commands,
-                                                        absl::Time limit) {
+                                                        absl::Time limit, Ack ack) {
   Round round;
   round.pending.resize(commands.size());
   for (size_t i = 0; i < commands.size(); ++i) {
@@ -122,7 +122,7 @@ absl::StatusOr<std::vector<Reply>> Dispatcher::RunUntil(absl::Span<const Command
   std::vector<Reply> replies(commands.size());
   absl::Duration pause = kFirstPause;
   while (true) {
-    RETURN_IF_ERROR(RunRound(commands, limit, &round, &replies));
+    RETURN_IF_ERROR(RunRound(commands, limit, ack, &round, &replies));
     if (round.pending.empty()) return replies;
     if (round.needs_refresh) RETURN_IF_ERROR(directory_->Refresh(round.hint, limit));
     if (round.needs_pause) {
@@ -171,7 +171,7 @@ absl::StatusOr<std::vector<Dispatcher::Group>> Dispatcher::Route(const Round& ro
   return sorted;
 }
 
-absl::Status Dispatcher::RunRound(absl::Span<const Command> commands, absl::Time limit,
+absl::Status Dispatcher::RunRound(absl::Span<const Command> commands, absl::Time limit, Ack ack,
                                   Round* round, std::vector<Reply>* replies) {
   round->needs_refresh = false;
   round->needs_pause = false;
@@ -200,7 +200,7 @@ absl::Status Dispatcher::RunRound(absl::Span<const Command> commands, absl::Time
                           std::none_of(group.pending.begin(), group.pending.end(),
                                        [](const Pending* p) { return p->asking != nullptr; });
     if (is_whole) {
-      status.Update(exchanges[i].Send(commands));
+      status.Update(exchanges[i].Send(commands, ack));
       continue;
     }
     std::vector<Command> part;
@@ -209,7 +209,7 @@ absl::Status Dispatcher::RunRound(absl::Span<const Command> commands, absl::Time
       if (command->asking != nullptr) part.push_back({"ASKING"});
       part.push_back(Borrow(commands[command->index]));
     }
-    status.Update(exchanges[i].Send(part));
+    status.Update(exchanges[i].Send(part, ack));
   }
   std::vector<Pending> left;
   for (size_t i = 0; i < exchanges.size(); ++i) {
@@ -267,7 +267,7 @@ absl::Status Dispatcher::Ping(absl::Time deadline) {
   const bool is_cluster = directory_->is_partitioned();
   const Command command = is_cluster ? Command{"CLUSTER", "INFO"} : Command{"PING"};
   ASSIGN_OR_RETURN(const std::vector<Reply> replies,
-                   Run(absl::MakeConstSpan(&command, 1), deadline));
+                   Run(absl::MakeConstSpan(&command, 1), deadline, Ack::kServer));
   RETURN_IF_ERROR(replies[0].status());
   if (!is_cluster || absl::StrContains(replies[0].text(), "cluster_state:ok")) {
     return absl::OkStatus();

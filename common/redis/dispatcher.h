@@ -30,8 +30,8 @@ class Dispatcher final : public Topology {
  public:
   Dispatcher(const Options& options, std::unique_ptr<Directory> directory);
 
-  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands,
-                                         absl::Time deadline) override;
+  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands, absl::Time deadline,
+                                         Ack ack) override;
   absl::Status Ping(absl::Time deadline) override;
   absl::StatusOr<std::vector<std::string>> Masters(absl::Time deadline) override;
   absl::StatusOr<std::vector<Reply>> RunOn(const std::string& master,
@@ -43,10 +43,11 @@ class Dispatcher final : public Topology {
   struct Group;
   struct Round;
 
-  absl::StatusOr<std::vector<Reply>> RunUntil(absl::Span<const Command> commands, absl::Time limit);
+  absl::StatusOr<std::vector<Reply>> RunUntil(absl::Span<const Command> commands, absl::Time limit,
+                                              Ack ack);
   // Fills in the replies of what ran; the rest is left in `round`.
-  absl::Status RunRound(absl::Span<const Command> commands, absl::Time limit, Round* round,
-                        std::vector<Reply>* replies);
+  absl::Status RunRound(absl::Span<const Command> commands, absl::Time limit, Ack ack,
+                        Round* round, std::vector<Reply>* replies);
   // Distributes what is pending over its servers. UNAVAILABLE: one is not known.
   absl::StatusOr<std::vector<Group>> Route(const Round& round);
   // Decides what a reply means for a command: nothing, or what is still to be done.

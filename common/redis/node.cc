@@ -29,9 +29,9 @@ bool IsTimeout(const absl::Status& status) {
 }  // namespace
 
 absl::StatusOr<std::vector<Reply>> Node::Run(absl::Span<const Command> commands,
-                                             absl::Time deadline) {
+                                             absl::Time deadline, Ack ack) {
   ASSIGN_OR_RETURN(Exchange exchange, Begin(deadline));
-  RETURN_IF_ERROR(exchange.Send(commands));
+  RETURN_IF_ERROR(exchange.Send(commands, ack));
   return exchange.Receive();
 }
 
@@ -52,17 +52,52 @@ Node::Exchange::~Exchange() {
   }
 }
 
-absl::Status Node::Exchange::Send(absl::Span<const Command> commands) {
+absl::Status Node::Exchange::Send(absl::Span<const Command> commands, Ack ack) {
   start_ = absl::Now();
-  num_sent_ += commands.size();
-  const absl::Status status = connection_->Send(commands, limit_);
+  num_sent_ = commands.size();
+  absl::Status status = connection_->Send(commands, limit_);
+  waits_for_replicas_ = ack == Ack::kReplicas && node_->options_.wait_for_replicas > 0;
+  if (status.ok() && waits_for_replicas_) {
+    const Command wait = Wait();
+    ++num_sent_;
+    status = connection_->Send(absl::MakeConstSpan(&wait, 1), limit_);
+  }
   return status.ok() ? status : Fail(status);
+}
+
+Command Node::Exchange::Wait() const {
+  // Half of what is left, so that its answer still comes in time. 0 would be for ever.
+  const absl::Duration time =
+      std::min(node_->options_.replica_timeout, (limit_ - absl::Now()) / 2);
+  return {"WAIT", absl::StrCat(node_->options_.wait_for_replicas),
+          absl::StrCat(std::max<int64_t>(absl::ToInt64Milliseconds(time), 1))};
+}
+
+absl::Status Node::Exchange::CheckReplicas(const Reply& waited,
+                                           absl::Span<const Reply> replies) const {
+  // What was refused needs no replica.
+  if (std::none_of(replies.begin(), replies.end(),
+                   [](const Reply& reply) { return reply.status().ok(); })) {
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(waited.status());
+  ASSIGN_OR_RETURN(const int64_t num_replicas, waited.Integer());
+  if (num_replicas >= node_->options_.wait_for_replicas) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(
+      "the command may have run, but only ", num_replicas, " of ",
+      node_->options_.wait_for_replicas,
+      " replicas (redis.wait_for_replicas) have what it wrote, see whether they run and keep up: ",
+      node_->address()));
 }
 
 absl::StatusOr<std::vector<Reply>> Node::Exchange::Receive() {
   absl::StatusOr<std::vector<Reply>> replies = connection_->Receive(num_sent_, limit_);
   if (!replies.ok()) return Fail(replies.status());
   node_->GiveBack(std::move(connection_));
+  if (!waits_for_replicas_) return replies;
+  const Reply waited = std::move(replies->back());
+  replies->pop_back();
+  RETURN_IF_ERROR(CheckReplicas(waited, *replies));
   return replies;
 }
 

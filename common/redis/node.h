@@ -39,7 +39,8 @@ class Node {
       : options_(std::move(options)), role_(role) {}
 
   // Runs commands as one pipeline. The call ends by `deadline` and within command_timeout.
-  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands, absl::Time deadline);
+  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands, absl::Time deadline,
+                                         Ack ack = Ack::kServer);
 
   // The first part of Run, for who talks to several servers at once. An error means that no command
   // was sent, here or elsewhere.
@@ -87,9 +88,11 @@ class Node::Exchange {
   // Closes the connection if it still owes replies.
   ~Exchange();
 
-  // After an error the commands may have run. `commands` may go once this has returned.
-  absl::Status Send(absl::Span<const Command> commands);
-  // Returns the replies to what was sent. After an error the commands may have run.
+  // To be called once. After an error the commands may have run. `commands` may go once this has
+  // returned.
+  absl::Status Send(absl::Span<const Command> commands, Ack ack = Ack::kServer);
+  // Returns the replies to what was sent. After an error the commands may have run; UNAVAILABLE is
+  // also that too few replicas have what they wrote.
   absl::StatusOr<std::vector<Reply>> Receive();
   // Returns whether the replies can still be received.
   bool is_open() const { return connection_ != nullptr; }
@@ -102,6 +105,8 @@ class Node::Exchange {
         limit_(limit),
         limit_is_callers_(limit_is_callers) {}
   absl::Status Fail(const absl::Status& status);
+  Command Wait() const;
+  absl::Status CheckReplicas(const Reply& waited, absl::Span<const Reply> replies) const;
 
   Node* node_;
   ConnectionPtr connection_;  // null: given back
@@ -109,6 +114,7 @@ class Node::Exchange {
   bool limit_is_callers_;
   absl::Time start_;
   size_t num_sent_ = 0;
+  bool waits_for_replicas_ = false;  // the last of what was sent is a WAIT
 };
 
 }  // namespace mneme::redis

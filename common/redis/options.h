@@ -25,6 +25,12 @@ struct TlsOptions {
   std::string server_name;  // that certificates must be for; "": the host of the address
 };
 
+// What it takes for a call to have succeeded.
+enum class Ack {
+  kServer,    // the server has answered
+  kReplicas,  // and wait_for_replicas of its replicas have what it wrote
+};
+
 struct Options {
   Mode mode = Mode::kSingle;
   std::string address;  // host:port; kCluster and kSentinel: one more of `addresses`
@@ -39,6 +45,9 @@ struct Options {
   int pool_size = 8;  // connections to each server
   absl::Duration connect_timeout = absl::Seconds(1);
   absl::Duration command_timeout = absl::Seconds(5);
+  // For calls that ask for Ack::kReplicas. 0: replicas are not waited for.
+  int wait_for_replicas = 0;
+  absl::Duration replica_timeout = absl::Seconds(1);  // and half of what a call has left
   TlsOptions tls = {};
 };
 

@@ -22,7 +22,7 @@ class Topology {
   virtual ~Topology() = default;
 
   virtual absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands,
-                                                 absl::Time deadline) = 0;
+                                                 absl::Time deadline, Ack ack) = 0;
   virtual absl::Status Ping(absl::Time deadline) = 0;
   virtual absl::StatusOr<std::vector<std::string>> Masters(absl::Time deadline) = 0;
   virtual absl::StatusOr<std::vector<Reply>> RunOn(const std::string& master,
@@ -35,9 +35,9 @@ class SingleServer final : public Topology {
  public:
   explicit SingleServer(Options options) : node_(std::move(options)) {}
 
-  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands,
-                                         absl::Time deadline) override {
-    return node_.Run(commands, deadline);
+  absl::StatusOr<std::vector<Reply>> Run(absl::Span<const Command> commands, absl::Time deadline,
+                                         Ack ack) override {
+    return node_.Run(commands, deadline, ack);
   }
   absl::Status Ping(absl::Time deadline) override;
   absl::StatusOr<std::vector<std::string>> Masters(absl::Time) override {

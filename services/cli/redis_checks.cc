@@ -34,8 +34,8 @@ int64_t NumberOf(const std::map<std::string, std::string>& map, const std::strin
 // Looks at one server's facts; each method adds findings about one subject.
 class Judge {
  public:
-  Judge(const std::string& name, memory::v1::RedisMode mode, const RedisFacts& facts)
-      : name_(name), mode_(mode), facts_(facts) {}
+  Judge(const std::string& name, const memory::v1::RedisConfig& redis, const RedisFacts& facts)
+      : name_(name), redis_(redis), facts_(facts) {}
 
   std::vector<Finding> All() {
     Version();
@@ -44,7 +44,9 @@ class Judge {
     LastWrites();
     Eviction();
     Memory();
-    if (mode_ != memory::v1::REDIS_MODE_UNSPECIFIED) Replication();
+    if (redis_.mode() != memory::v1::REDIS_MODE_UNSPECIFIED || redis_.wait_for_replicas() > 0) {
+      Replication();
+    }
     return std::move(findings_);
   }
 
@@ -78,7 +80,7 @@ class Judge {
   }
 
   void Role() {
-    if (mode_ == memory::v1::REDIS_MODE_UNSPECIFIED && Info("cluster_enabled") == "1") {
+    if (redis_.mode() == memory::v1::REDIS_MODE_UNSPECIFIED && Info("cluster_enabled") == "1") {
       Bad("role", "a node of a Redis Cluster",
           "one node refuses most sessions: set redis.mode to REDIS_MODE_CLUSTER (doctor: "
           "--redis-mode cluster)");
@@ -179,7 +181,12 @@ class Judge {
   }
 
   void Replication() {
-    if (NumberOf(facts_.info, "connected_slaves") == 0) {
+    const int64_t connected = NumberOf(facts_.info, "connected_slaves");
+    if (redis_.wait_for_replicas() > 0) {
+      Acknowledgement(connected);
+      return;
+    }
+    if (connected == 0) {
       Warning("replication", "no replica",
               "if this server dies nothing takes over and its sessions wait for its return: add a "
               "replica");
@@ -191,17 +198,33 @@ class Judge {
          absl::StrCat("min-replicas-to-write ", replicas, ", min-replicas-max-lag ",
                       Setting("min-replicas-max-lag"),
                       " s: a master that is cut off stops taking turns. It stays asynchronous: a "
-                      "turn acknowledged in the instant before a failover can still be lost"));
+                      "turn acknowledged in the instant before a failover can still be lost, "
+                      "without redis.wait_for_replicas"));
       return;
     }
     Warning("replication", "asynchronous, min-replicas-to-write 0",
             "a failover loses the turns that the replica does not have yet, and a master that is "
-            "cut off goes on acknowledging turns that are lost later: CONFIG SET "
-            "min-replicas-to-write 1 and min-replicas-max-lag 10 bound that");
+            "cut off goes on acknowledging turns that are lost later: set redis.wait_for_replicas, "
+            "or bound that with CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 10");
+  }
+
+  void Acknowledgement(int64_t connected) {
+    const int64_t wanted = redis_.wait_for_replicas();
+    const std::string found =
+        absl::StrCat(connected, " replicas, each turn waits for ", wanted);
+    if (connected < wanted) {
+      Bad("replication", found,
+          "no turn can be committed: connect replicas, or lower redis.wait_for_replicas");
+    } else if (connected == wanted) {
+      Warning("replication", found,
+              "if one of them fails no turn can be committed, nor after a failover: add a replica");
+    } else {
+      Ok("replication", found);
+    }
   }
 
   const std::string name_;
-  const memory::v1::RedisMode mode_;
+  const memory::v1::RedisConfig& redis_;
   const RedisFacts& facts_;
   std::vector<Finding> findings_;
 };
@@ -255,9 +278,9 @@ std::map<std::string, std::string> ParseInfo(absl::string_view text) {
   return fields;
 }
 
-std::vector<Finding> JudgeRedis(const std::string& name, memory::v1::RedisMode mode,
+std::vector<Finding> JudgeRedis(const std::string& name, const memory::v1::RedisConfig& redis,
                                 const RedisFacts& facts) {
-  return Judge(name, mode, facts).All();
+  return Judge(name, redis, facts).All();
 }
 
 Finding JudgeCluster(const std::map<std::string, std::string>& info) {
@@ -301,7 +324,7 @@ std::vector<Finding> CheckRedis(const memory::v1::RedisConfig& redis) {
       continue;
     }
     findings.push_back(Finding::Ok(name, master));
-    for (Finding& finding : JudgeRedis(name, redis.mode(), *facts)) {
+    for (Finding& finding : JudgeRedis(name, redis, *facts)) {
       findings.push_back(std::move(finding));
     }
   }

@@ -21,8 +21,8 @@ struct RedisFacts {
 // Reads the answer to INFO or CLUSTER INFO: lines "field:value".
 std::map<std::string, std::string> ParseInfo(absl::string_view text);
 
-// `name` begins each finding's name. `mode` is how the server is used.
-std::vector<Finding> JudgeRedis(const std::string& name, memory::v1::RedisMode mode,
+// `name` begins each finding's name. `redis` is how the server is used.
+std::vector<Finding> JudgeRedis(const std::string& name, const memory::v1::RedisConfig& redis,
                                 const RedisFacts& facts);
 // `info` is the answer to CLUSTER INFO.
 Finding JudgeCluster(const std::map<std::string, std::string>& info);

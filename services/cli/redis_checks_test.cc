@@ -29,6 +29,13 @@ Finding Named(const std::vector<Finding>& findings, const std::string& what) {
   return {};
 }
 
+memory::v1::RedisConfig UsedAs(memory::v1::RedisMode mode, int wait_for_replicas = 0) {
+  memory::v1::RedisConfig config;
+  config.set_mode(mode);
+  config.set_wait_for_replicas(wait_for_replicas);
+  return config;
+}
+
 // A server with nothing to complain about.
 RedisFacts GoodFacts() {
   return {.settings = {{"appendonly", "yes"},
@@ -50,7 +57,7 @@ RedisFacts GoodFacts() {
 
 TEST(RedisChecksTest, AServerThatKeepsItsWordIsFine) {
   for (const auto mode : {REDIS_MODE_UNSPECIFIED, REDIS_MODE_CLUSTER, REDIS_MODE_SENTINEL}) {
-    for (const Finding& finding : JudgeRedis("redis", mode, GoodFacts())) {
+    for (const Finding& finding : JudgeRedis("redis", UsedAs(mode), GoodFacts())) {
       EXPECT_EQ(finding.level, Level::kOk) << finding.what << ": " << finding.found;
       EXPECT_EQ(finding.advice, "");
     }
@@ -73,7 +80,7 @@ TEST_P(BadSettingTest, IsNamedWithWhatToDo) {
   RedisFacts facts = GoodFacts();
   const Case& c = GetParam();
   (std::string(c.map) == "info" ? facts.info : facts.settings)[c.key] = c.value;
-  const std::vector<Finding> findings = JudgeRedis("redis", c.mode, facts);
+  const std::vector<Finding> findings = JudgeRedis("redis", UsedAs(c.mode), facts);
   const Finding finding = Named(findings, c.what);
   EXPECT_EQ(finding.level, c.level);
   EXPECT_THAT(finding.advice, HasSubstr(c.advice));
@@ -118,7 +125,7 @@ TEST(RedisChecksTest, AFailedSnapshotThatStopsWritesIsBad) {
   facts.settings["save"] = "3600 1";
   facts.settings["stop-writes-on-bgsave-error"] = "yes";
   facts.info["rdb_last_bgsave_status"] = "err";
-  EXPECT_EQ(Named(JudgeRedis("redis", REDIS_MODE_UNSPECIFIED, facts), "redis: snapshot").level,
+  EXPECT_EQ(Named(JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts), "redis: snapshot").level,
             Level::kBad);
 }
 
@@ -128,14 +135,28 @@ TEST(RedisChecksTest, WhereConfigIsForbiddenInfoSaysTheMost) {
   facts.info["aof_enabled"] = "1";
   facts.info["maxmemory"] = "1000";
   facts.info["maxmemory_policy"] = "allkeys-lru";
-  const std::vector<Finding> findings = JudgeRedis("redis", REDIS_MODE_UNSPECIFIED, facts);
+  const std::vector<Finding> findings = JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts);
   EXPECT_EQ(Named(findings, "redis: appendonly").level, Level::kWarning);
   EXPECT_THAT(Named(findings, "redis: appendonly").found, HasSubstr("unknown"));
   EXPECT_EQ(Named(findings, "redis: eviction").level, Level::kBad);
   EXPECT_EQ(Named(findings, "redis: memory").level, Level::kOk);
   facts.info["aof_enabled"] = "0";
-  EXPECT_EQ(Named(JudgeRedis("redis", REDIS_MODE_UNSPECIFIED, facts), "redis: appendonly").level,
+  EXPECT_EQ(Named(JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts), "redis: appendonly").level,
             Level::kBad);
+}
+
+TEST(RedisChecksTest, WhoWaitsForReplicasNeedsOneMore) {
+  RedisFacts facts = GoodFacts();
+  facts.settings["min-replicas-to-write"] = "0";
+  for (const auto mode : {REDIS_MODE_UNSPECIFIED, REDIS_MODE_SENTINEL}) {
+    const auto level_with = [&](const char* connected) {
+      facts.info["connected_slaves"] = connected;
+      return Named(JudgeRedis("redis", UsedAs(mode, 1), facts), "redis: replication").level;
+    };
+    EXPECT_EQ(level_with("0"), Level::kBad);
+    EXPECT_EQ(level_with("1"), Level::kWarning);
+    EXPECT_EQ(level_with("2"), Level::kOk);
+  }
 }
 
 TEST(RedisChecksTest, EncryptionIsWantedBetweenMachines) {

@@ -99,6 +99,15 @@ local function prolong(head, turns, requests)
   for _, key in ipairs(keys) do redis.call('PEXPIREAT', key, at) end
 end
 
+-- Changes nothing, and is a write: the caller waits until replicas have it, and with it what a call
+-- before this one wrote. A full Redis takes it.
+local function write_again(head, turns, requests)
+  local left_ms = redis.call('PTTL', head)
+  if left_ms == -2 then return end
+  if left_ms == -1 then redis.call('PEXPIREAT', head, text(now_ms + 60000)) end
+  prolong(head, turns, requests)
+end
+
 local function give_back(token)
   if redis.call('HGET', head, 'lease_token') == token then
     redis.call('HDEL', head, 'lease_token', 'lease_holder', 'lease_request', 'lease_until_ms')
@@ -214,6 +223,7 @@ end
 constexpr char kCreate[] = R"lua(
 if redis.call('EXISTS', head) == 1 then
   if ARGV[8] ~= '' and redis.call('HGET', head, 'create_request') == ARGV[8] then
+    write_again(head, turns, requests)
     return {'same', session()}
   end
   return {'exists'}
@@ -250,6 +260,7 @@ local holder, parent, request = ARGV[4], ARGV[6], ARGV[9]
 if request ~= '' then
   local version = redis.call('HGET', requests, request)
   if version then
+    write_again(head, turns, requests)
     local id = redis.call('LINDEX', turns, version - 1) or ''
     return {'committed', session(), version, id, redis.call('HGET', bodies, 'h' .. id),
       redis.call('HGET', bodies, 't' .. id)}
@@ -308,6 +319,10 @@ local function done(...)
   if ARGV[13] == '1' then give_back(token) end
   return {...}
 end
+local function same(version, reason)
+  write_again(head, turns, requests)
+  return done('same', version, reason, '')
+end
 
 -- Why a turn that was committed before has no snapshot, should this call have brought one.
 local function lost(version)
@@ -318,7 +333,7 @@ end
 
 if request ~= '' then
   local version = redis.call('HGET', requests, request)
-  if version then return done('same', version, lost(version), '') end
+  if version then return same(version, lost(version)) end
 end
 local f = redis.call('HMGET', head, 'version', 'messages', 'tokens', 'snapshot_version', 'kv_bytes')
 if not f[1] then return {'missing'} end
@@ -328,7 +343,7 @@ if tonumber(parent) < tonumber(version) then
   local stored = redis.call('LINDEX', turns, parent)
   local r = stored and record_of(stored)
   if r and r.token == token and r.mark == mark then
-    return done('same', text(parent + 1), lost(parent + 1), '')
+    return same(text(parent + 1), lost(parent + 1))
   end
 end
 local word = refused(token)
@@ -412,6 +427,7 @@ constexpr char kFork[] = R"lua(
 local new_head, new_turns, new_requests = KEYS[6], KEYS[7], KEYS[8]
 if redis.call('EXISTS', new_head) == 1 then
   if ARGV[6] ~= '' and redis.call('HGET', new_head, 'create_request') == ARGV[6] then
+    write_again(new_head, new_turns, new_requests)
     return {'same', session_at(new_head)}
   end
   return {'exists'}
@@ -770,8 +786,9 @@ if not family then
   local most = tonumber(ARGV[3])
   if most > 0 and redis.call('HLEN', families) >= most then return {'full'} end
   family = ARGV[2]
-  redis.call('HSET', families, ARGV[1], family)
 end
+-- Known or not: the caller waits until replicas have it, and for that it must be a write.
+redis.call('HSET', families, ARGV[1], family)
 redis.call('HSETNX', usage, family, 0)
 if not redis.call('ZSCORE', sessions, ARGV[1]) then move_to_front(ARGV[1]) end
 return {'family', family}
@@ -813,36 +830,39 @@ constexpr char kDropUnused[] = R"lua(
 for _, family in ipairs(ARGV) do use(family, nil) end
 )lua";
 
-redis::Script OnSession(const char* body) {
-  return redis::Script(absl::StrCat(kTime, kFamily, kSession, body));
+redis::Script OnSession(const char* body, redis::Ack ack = redis::Ack::kServer) {
+  return redis::Script(absl::StrCat(kTime, kFamily, kSession, body), ack);
 }
+
+// What a caller is told has happened is not undone by a failover.
+redis::Script Durable(const char* body) { return OnSession(body, redis::Ack::kReplicas); }
 
 redis::Script OnFamily(const char* body, const char* rest = "") {
   return redis::Script(absl::StrCat(kTime, kFamily, body, rest));
 }
 
-redis::Script OnTenant(const char* body) {
-  return redis::Script(absl::StrCat(kTime, kTenant, body));
+redis::Script OnTenant(const char* body, redis::Ack ack = redis::Ack::kServer) {
+  return redis::Script(absl::StrCat(kTime, kTenant, body), ack);
 }
 
 }  // namespace
 
 RedisScripts::RedisScripts()
-    : create(OnSession(kCreate)),
+    : create(Durable(kCreate)),
       get(OnSession(kGet)),
-      remove(OnSession(kRemove)),
-      acquire(OnSession(kAcquire)),
+      remove(Durable(kRemove)),
+      acquire(Durable(kAcquire)),
       renew(OnSession(kRenew)),
       release(OnSession(kRelease)),
-      commit(OnSession(kCommit)),
+      commit(Durable(kCommit)),
       may_stage(OnSession(kMayStage)),
       stage(OnSession(kStage)),
       find(OnSession(kFind)),
-      fork(OnSession(kFork)),
-      rewind(OnSession(kRewind)),
-      update(OnSession(kUpdate)),
-      take_in(OnSession(kTakeIn)),
-      replace(OnSession(kReplace)),
+      fork(Durable(kFork)),
+      rewind(Durable(kRewind)),
+      update(Durable(kUpdate)),
+      take_in(Durable(kTakeIn)),
+      replace(Durable(kReplace)),
       describe(OnSession(kDescribe)),
       mark(OnFamily(kMark)),
       sweep(OnFamily(kSweep)),
@@ -852,7 +872,7 @@ RedisScripts::RedisScripts()
       lose(OnFamily(kLose)),
       unused(OnFamily(kUnused)),
       drop(redis::Script(absl::StrCat(kFamily, kDrop))),
-      claim(OnTenant(kClaim)),
+      claim(OnTenant(kClaim, redis::Ack::kReplicas)),
       touch(OnTenant(kTouch)),
       unlink(OnTenant(kUnlink)),
       use(OnTenant(kUse)),

@@ -73,7 +73,10 @@ absl::StatusOr<KeyPtr> TenantKeys::FindOrMake(const std::string& tenant, absl::T
   if (!absl::IsNotFound(found.status())) return found;
   const crypto::Key key = crypto::Key::Random();
   const std::string wrapped = crypto::Seal(master_, std::string(key.view()), PlaceOf(tenant));
-  RETURN_IF_ERROR(client_.Run({"HSETNX", kTenantsKey, tenant, wrapped}, deadline).status());
+  // What is sealed with it may be on another server, and outlive one that fails.
+  RETURN_IF_ERROR(
+      client_.Run({"HSETNX", kTenantsKey, tenant, wrapped}, deadline, redis::Ack::kReplicas)
+          .status());
   // Whoever was first has made the key.
   found = Find(tenant, /*again=*/true, deadline);
   if (!absl::IsNotFound(found.status())) return found;
@@ -82,7 +85,8 @@ absl::StatusOr<KeyPtr> TenantKeys::FindOrMake(const std::string& tenant, absl::T
 }
 
 absl::Status TenantKeys::Destroy(const std::string& tenant, absl::Time deadline) {
-  RETURN_IF_ERROR(client_.Run({"HSET", kTenantsKey, tenant, ""}, deadline).status());
+  RETURN_IF_ERROR(
+      client_.Run({"HSET", kTenantsKey, tenant, ""}, deadline, redis::Ack::kReplicas).status());
   Forget(tenant);
   return absl::OkStatus();
 }

@@ -1,0 +1,114 @@
+// Sessions on a Redis with a replica that must have each turn (redis.wait_for_replicas).
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/memory/redis_session_store.h"
+#include "services/memory/store_fixture.h"
+
+namespace mneme::memory {
+namespace {
+
+using ::mneme::testing::RedisServer;
+using ::testing::HasSubstr;
+
+class ReplicatedStoreTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto master = RedisServer::Start({.append_fsync = "no"});
+    ASSERT_TRUE(master.ok()) << master.status();
+    master_ = *std::move(master);
+    auto replica = RedisServer::Start(
+        {.append_fsync = "no",
+         .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
+    ASSERT_TRUE(replica.ok()) << replica.status();
+    replica_ = *std::move(replica);
+    redis::Client client({.address = master_->address()});
+    ASSERT_EQ(client.Run({"WAIT", "1", "20000"})->Integer(), 1);
+    under_test_ = std::make_unique<RedisUnderTest>(WaitingForOne());
+  }
+
+  redis::Options WaitingForOne() const {
+    return {.address = master_->address(),
+            .wait_for_replicas = 1,
+            .replica_timeout = absl::Milliseconds(200)};
+  }
+  SessionStore& store() { return under_test_->store(); }
+
+  std::unique_ptr<RedisServer> master_;
+  std::unique_ptr<RedisServer> replica_;
+  std::unique_ptr<RedisUnderTest> under_test_;
+};
+
+TEST_F(ReplicatedStoreTest, TurnIsAcknowledgedOnceTheReplicaHasIt) {
+  const auto lease = store().AcquireLease(AcquireOf("s"), Soon());
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  replica_->Pause();
+  const v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "x", "request");
+  const absl::Status status = store().CommitTurn(commit, Soon()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("redis.wait_for_replicas"));
+  // It was written, and can be read; it is not acknowledged, whoever asks again: connections of
+  // another process have written nothing yet that they could wait for.
+  EXPECT_EQ(store().GetSession(GetOf("s"), Soon())->session().version(), 1u);
+  redis::Client client(WaitingForOne());
+  TenantKeys keys(client, under_test_->master_key(), "");
+  RedisSessionStore other(client, keys, {}, under_test_->metrics());
+  EXPECT_TRUE(absl::IsUnavailable(other.CommitTurn(commit, Soon()).status()));
+  v1::AcquireLeaseRequest again = AcquireOf("s");
+  again.set_request_id("request");
+  EXPECT_TRUE(absl::IsUnavailable(other.AcquireLease(again, Soon()).status()));
+  // No turn begins that could not be committed.
+  EXPECT_TRUE(absl::IsUnavailable(store().AcquireLease(AcquireOf("s2"), Soon()).status()));
+  replica_->Resume();
+  const auto committed = other.CommitTurn(commit, Soon());
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_EQ(committed->version(), 1u);
+  const auto known = store().AcquireLease(again, Soon());
+  ASSERT_TRUE(known.ok()) << known.status();
+  EXPECT_EQ(known->committed().version(), 1u);
+
+  // The master is lost, and the replica is all that is left.
+  master_->Kill();
+  ASSERT_EQ(replica_->Ask("REPLICAOF NO ONE"), "+OK\r\n");
+  redis::Client promoted({.address = replica_->address()});
+  TenantKeys promoted_keys(promoted, under_test_->master_key(), "");
+  RedisSessionStore survivor(promoted, promoted_keys, {}, under_test_->metrics());
+  const auto session = survivor.GetSession(GetOf("s"), Soon());
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->session().version(), 1u);
+  ASSERT_EQ(session->messages_size(), 2);
+  EXPECT_EQ(session->messages(1).content(), "answer to x");
+}
+
+// A repeated creation or fork writes nothing anew; a session that never expires stays one.
+TEST_F(ReplicatedStoreTest, RepeatedCreationAndForkWaitToo) {
+  v1::CreateSessionRequest create = CreateOf("s");
+  create.set_request_id("made");
+  v1::ForkSessionRequest fork;
+  fork.set_tenant("t");
+  fork.set_session_id("s");
+  fork.set_new_session_id("f");
+  fork.set_request_id("forked");
+  ASSERT_TRUE(store().CreateSession(create, Soon()).ok());
+  ASSERT_TRUE(store().ForkSession(fork, Soon()).ok());
+  redis::Client client(WaitingForOne());
+  TenantKeys keys(client, under_test_->master_key(), "");
+  RedisSessionStore other(client, keys, {}, under_test_->metrics());
+  replica_->Pause();
+  EXPECT_TRUE(absl::IsUnavailable(other.CreateSession(create, Soon()).status()));
+  EXPECT_TRUE(absl::IsUnavailable(other.ForkSession(fork, Soon()).status()));
+  replica_->Resume();
+  EXPECT_TRUE(other.CreateSession(create, Soon()).ok());
+  EXPECT_TRUE(other.ForkSession(fork, Soon()).ok());
+  const auto heads = client.Run({"KEYS", "*}:s:*"});
+  ASSERT_TRUE(heads.ok()) << heads.status();
+  EXPECT_EQ(heads->elements().size(), 2u);
+  for (const redis::Reply& head : heads->elements()) {
+    EXPECT_EQ(*client.Run({"PTTL", head.text()})->Integer(), -1) << head.text();
+  }
+}
+
+}  // namespace
+}  // namespace mneme::memory
