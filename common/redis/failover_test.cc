@@ -200,7 +200,8 @@ class ReplicaTest : public ::testing::Test {
          .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
     ASSERT_TRUE(replica.ok()) << replica.status();
     replica_ = *std::move(replica);
-    ASSERT_EQ(Client({.address = master_->address()}).Run({"WAIT", "1", "20000"})->Integer(), 1);
+    Client client({.address = master_->address()});
+    ASSERT_EQ(client.Run({"WAIT", "1", "20000"})->Integer().value_or(0), 1);
   }
 
   Options WaitingFor(int num_replicas) const {

@@ -25,7 +25,7 @@ class ReplicatedStoreTest : public ::testing::Test {
     ASSERT_TRUE(replica.ok()) << replica.status();
     replica_ = *std::move(replica);
     redis::Client client({.address = master_->address()});
-    ASSERT_EQ(client.Run({"WAIT", "1", "20000"})->Integer(), 1);
+    ASSERT_EQ(client.Run({"WAIT", "1", "20000"})->Integer().value_or(0), 1);
     under_test_ = std::make_unique<RedisUnderTest>(WaitingForOne());
   }
 
