@@ -1,9 +1,6 @@
 // What callers see while masters of a real Redis Cluster, and one watched by real Sentinels, are
 // killed, stopped still and replaced.
 #include <functional>
-#include <map>
-#include <memory>
-#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -186,104 +183,6 @@ TEST(SentinelFailoverTest, MasterThatBecomesAReplicaIsLeft) {
   EXPECT_THAT(*client.Masters(), ::testing::ElementsAre((*all)->server(1).address()));
   EXPECT_TRUE(client.Run({"SET", "k", "v"}).ok());
   EXPECT_THAT((*all)->server(1).Ask("GET k"), HasSubstr("v"));
-}
-
-// A master and a replica of it that nobody watches.
-class ReplicaTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    auto master = RedisServer::Start({.append_fsync = "no"});
-    ASSERT_TRUE(master.ok()) << master.status();
-    master_ = *std::move(master);
-    auto replica = RedisServer::Start(
-        {.append_fsync = "no",
-         .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
-    ASSERT_TRUE(replica.ok()) << replica.status();
-    replica_ = *std::move(replica);
-    Client client({.address = master_->address()});
-    ASSERT_EQ(client.Run({"WAIT", "1", "20000"})->Integer().value_or(0), 1);
-  }
-
-  Options WaitingFor(int num_replicas) const {
-    return {.address = master_->address(),
-            .wait_for_replicas = num_replicas,
-            .replica_timeout = absl::Milliseconds(200)};
-  }
-
-  const Script set_{"return redis.call('SET', KEYS[1], ARGV[1])", Ack::kReplicas};
-  const Script get_{"return redis.call('GET', KEYS[1])"};
-  std::unique_ptr<RedisServer> master_;
-  std::unique_ptr<RedisServer> replica_;
-};
-
-TEST_F(ReplicaTest, HasWhatWasAcknowledged) {
-  Client client(WaitingFor(1));
-  for (int i = 0; i < 200; ++i) {
-    const std::string value = absl::StrCat("value-", i);
-    const auto reply = client.Eval(set_, {"k"}, {value});
-    ASSERT_TRUE(reply.ok()) << reply.status();
-    EXPECT_EQ(reply->text(), "OK");
-    ASSERT_THAT(replica_->Ask("GET k"), HasSubstr(value + "\r\n"));
-  }
-}
-
-TEST_F(ReplicaTest, ThatStandsStillFailsWritesThatWaitForItAndNothingElse) {
-  Client client(WaitingFor(1));
-  replica_->Pause();
-  absl::Status status;
-  EXPECT_LT(TimeOf([&] { status = client.Eval(set_, {"k"}, {"v"}).status(); }),
-            absl::Milliseconds(200) + kSlack);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("0 of 1 replicas"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("may have run"));
-  EXPECT_EQ(client.Eval(get_, {"k"}, {})->text(), "v");  // it has
-  EXPECT_TRUE(client.Run({"SET", "other", "v"}).ok());
-  EXPECT_EQ(client.Run({"GET", "k"}, absl::InfiniteFuture(), Ack::kServer)->text(), "v");
-  // An error of the command itself is the caller's answer.
-  const Script wrong("return redis.call('LPUSH', KEYS[1], 'v')", Ack::kReplicas);
-  EXPECT_THAT(std::string(client.Eval(wrong, {"k"}, {}).status().message()), HasSubstr("WRONGTYPE"));
-  replica_->Resume();
-  EXPECT_TRUE(client.Eval(set_, {"k"}, {"w"}).ok());
-  EXPECT_THAT(replica_->Ask("GET k"), HasSubstr("w"));
-}
-
-TEST_F(ReplicaTest, IsNotWaitedForLongerThanTheCallMayTake) {
-  Options options = WaitingFor(2);
-  options.replica_timeout = absl::Seconds(60);
-  options.command_timeout = absl::Seconds(1);
-  Client client(options);
-  absl::Status status;
-  EXPECT_LT(TimeOf([&] { status = client.Eval(set_, {"k"}, {"v"}).status(); }),
-            absl::Seconds(1) + kSlack);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("1 of 2 replicas"));
-}
-
-TEST(ClusterReplicaTest, EachMastersReplicaIsWaitedFor) {
-  const auto cluster = RedisCluster::Start();
-  ASSERT_TRUE(cluster.ok()) << cluster.status();
-  Client client({.mode = Mode::kCluster,
-                 .addresses = (*cluster)->addresses(),
-                 .wait_for_replicas = 1,
-                 .replica_timeout = absl::Milliseconds(300)});
-  const Script set("return redis.call('SET', KEYS[1], ARGV[1])", Ack::kReplicas);
-  std::map<RedisServer*, std::string> keys;  // one of each master
-  for (int i = 0; keys.size() < 3; ++i) {
-    keys.emplace((*cluster)->MasterOf(HashSlot(absl::StrCat("k", i))), absl::StrCat("k", i));
-  }
-  for (const auto& [master, key] : keys) {
-    EXPECT_TRUE(client.Eval(set, {key}, {"v"}).ok());
-  }
-  // The replica of server i is server 3 + i.
-  (*cluster)->server(3).Pause();
-  for (const auto& [master, key] : keys) {
-    const absl::Status status = client.Eval(set, {key}, {"w"}).status();
-    const bool is_its = master == &(*cluster)->server(0);
-    EXPECT_EQ(status.code(),
-              is_its ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk)
-        << status;
-  }
-  (*cluster)->server(3).Resume();
 }
 
 TEST(SentinelSettingsTest, WhatIsWrongIsNamedAtOnce) {
