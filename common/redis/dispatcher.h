@@ -46,8 +46,8 @@ class Dispatcher final : public Topology {
   absl::StatusOr<std::vector<Reply>> RunUntil(absl::Span<const Command> commands, absl::Time limit,
                                               Ack ack);
   // Fills in the replies of what ran; the rest is left in `round`.
-  absl::Status RunRound(absl::Span<const Command> commands, absl::Time limit, Ack ack,
-                        Round* round, std::vector<Reply>* replies);
+  absl::Status RunRound(absl::Span<const Command> commands, absl::Time limit, Ack ack, Round* round,
+                        std::vector<Reply>* replies);
   // Distributes what is pending over its servers. UNAVAILABLE: one is not known.
   absl::StatusOr<std::vector<Group>> Route(const Round& round);
   // Decides what a reply means for a command: nothing, or what is still to be done.

@@ -67,8 +67,7 @@ absl::Status Node::Exchange::Send(absl::Span<const Command> commands, Ack ack) {
 
 Command Node::Exchange::Wait() const {
   // Half of what is left, so that its answer still comes in time. 0 would be for ever.
-  const absl::Duration time =
-      std::min(node_->options_.replica_timeout, (limit_ - absl::Now()) / 2);
+  const absl::Duration time = std::min(node_->options_.replica_timeout, (limit_ - absl::Now()) / 2);
   return {"WAIT", absl::StrCat(node_->options_.wait_for_replicas),
           absl::StrCat(std::max<int64_t>(absl::ToInt64Milliseconds(time), 1))};
 }

@@ -82,7 +82,8 @@ TEST_F(ReplicaTest, ThatStandsStillFailsWritesThatWaitForItAndNothingElse) {
   EXPECT_EQ(client.Run({"GET", "k"}, absl::InfiniteFuture(), Ack::kServer)->text(), "v");
   // An error of the command itself is the caller's answer.
   const Script wrong("return redis.call('LPUSH', KEYS[1], 'v')", Ack::kReplicas);
-  EXPECT_THAT(std::string(client.Eval(wrong, {"k"}, {}).status().message()), HasSubstr("WRONGTYPE"));
+  EXPECT_THAT(std::string(client.Eval(wrong, {"k"}, {}).status().message()),
+              HasSubstr("WRONGTYPE"));
   replica_->Resume();
   EXPECT_TRUE(client.Eval(set_, {"k"}, {"w"}).ok());
   EXPECT_THAT(replica_->Ask("GET k"), HasSubstr("w"));
@@ -120,8 +121,7 @@ TEST(ClusterReplicaTest, EachMastersReplicaIsWaitedFor) {
   for (const auto& [master, key] : keys) {
     const absl::Status status = client.Eval(set, {key}, {"w"}).status();
     const bool is_its = master == &(*cluster)->server(0);
-    EXPECT_EQ(status.code(),
-              is_its ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk)
+    EXPECT_EQ(status.code(), is_its ? absl::StatusCode::kUnavailable : absl::StatusCode::kOk)
         << status;
   }
   (*cluster)->server(3).Resume();

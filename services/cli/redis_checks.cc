@@ -210,8 +210,7 @@ class Judge {
 
   void Acknowledgement(int64_t connected) {
     const int64_t wanted = redis_.wait_for_replicas();
-    const std::string found =
-        absl::StrCat(connected, " replicas, each turn waits for ", wanted);
+    const std::string found = absl::StrCat(connected, " replicas, each turn waits for ", wanted);
     if (connected < wanted) {
       Bad("replication", found,
           "no turn can be committed: connect replicas, or lower redis.wait_for_replicas");

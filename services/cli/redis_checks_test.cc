@@ -125,8 +125,9 @@ TEST(RedisChecksTest, AFailedSnapshotThatStopsWritesIsBad) {
   facts.settings["save"] = "3600 1";
   facts.settings["stop-writes-on-bgsave-error"] = "yes";
   facts.info["rdb_last_bgsave_status"] = "err";
-  EXPECT_EQ(Named(JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts), "redis: snapshot").level,
-            Level::kBad);
+  EXPECT_EQ(
+      Named(JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts), "redis: snapshot").level,
+      Level::kBad);
 }
 
 TEST(RedisChecksTest, WhereConfigIsForbiddenInfoSaysTheMost) {
@@ -141,8 +142,9 @@ TEST(RedisChecksTest, WhereConfigIsForbiddenInfoSaysTheMost) {
   EXPECT_EQ(Named(findings, "redis: eviction").level, Level::kBad);
   EXPECT_EQ(Named(findings, "redis: memory").level, Level::kOk);
   facts.info["aof_enabled"] = "0";
-  EXPECT_EQ(Named(JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts), "redis: appendonly").level,
-            Level::kBad);
+  EXPECT_EQ(
+      Named(JudgeRedis("redis", UsedAs(REDIS_MODE_UNSPECIFIED), facts), "redis: appendonly").level,
+      Level::kBad);
 }
 
 TEST(RedisChecksTest, WhoWaitsForReplicasNeedsOneMore) {

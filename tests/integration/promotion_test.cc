@@ -16,8 +16,7 @@ class PromotionTest : public OwnRedisTest {
     ASSERT_TRUE(sentinels.ok()) << sentinels.status();
     sentinels_ = *std::move(sentinels);
     StartUp(absl::StrCat(R"({"redis":{"mode":"REDIS_MODE_SENTINEL","master_name":")",
-                         RedisSentinels::kMasterName,
-                         R"(","wait_for_replicas":1,"addresses":[")",
+                         RedisSentinels::kMasterName, R"(","wait_for_replicas":1,"addresses":[")",
                          absl::StrJoin(sentinels_->addresses(), R"(",")"), R"("]}})"));
   }
   static void TearDownTestSuite() {
