@@ -33,7 +33,8 @@ absl::Duration TimeOf(const std::function<void()>& call) {
 class ReplicaTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto master = RedisServer::Start({.append_fsync = "no"});
+    auto master =
+        RedisServer::Start({.append_fsync = "no", .config_lines = {"repl-diskless-sync-delay 0"}});
     ASSERT_TRUE(master.ok()) << master.status();
     master_ = *std::move(master);
     auto replica = RedisServer::Start(
@@ -41,8 +42,10 @@ class ReplicaTest : public ::testing::Test {
          .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
     ASSERT_TRUE(replica.ok()) << replica.status();
     replica_ = *std::move(replica);
-    Client client({.address = master_->address()});
-    ASSERT_EQ(client.Run({"WAIT", "1", "20000"})->Integer().value_or(0), 1);
+    Client client({.address = master_->address(), .command_timeout = absl::Seconds(30)});
+    const auto in_step = client.Run({"WAIT", "1", "20000"});
+    ASSERT_TRUE(in_step.ok()) << in_step.status();
+    ASSERT_EQ(in_step->Integer().value_or(0), 1);
   }
 
   Options WaitingFor(int num_replicas) const {
