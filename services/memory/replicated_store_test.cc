@@ -25,10 +25,7 @@ class ReplicatedStoreTest : public ::testing::Test {
          .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
     ASSERT_TRUE(replica.ok()) << replica.status();
     replica_ = *std::move(replica);
-    redis::Client client({.address = master_->address(), .command_timeout = absl::Seconds(30)});
-    const auto in_step = client.Run({"WAIT", "1", "20000"});
-    ASSERT_TRUE(in_step.ok()) << in_step.status();
-    ASSERT_EQ(in_step->Integer().value_or(0), 1);
+    WaitUntilInStep();
     under_test_ = std::make_unique<RedisUnderTest>(WaitingForOne());
   }
 
@@ -38,6 +35,16 @@ class ReplicatedStoreTest : public ::testing::Test {
             .replica_timeout = absl::Milliseconds(200)};
   }
   SessionStore& store() { return under_test_->store(); }
+  void ResumeReplica() {
+    replica_->Resume();
+    WaitUntilInStep();
+  }
+  void WaitUntilInStep() const {
+    redis::Client client({.address = master_->address(), .command_timeout = absl::Seconds(30)});
+    const auto in_step = client.RunPipeline({{"SET", "in", "step"}, {"WAIT", "1", "20000"}});
+    ASSERT_TRUE(in_step.ok()) << in_step.status();
+    ASSERT_EQ((*in_step)[1].Integer().value_or(0), 1);
+  }
 
   std::unique_ptr<RedisServer> master_;
   std::unique_ptr<RedisServer> replica_;
@@ -64,7 +71,7 @@ TEST_F(ReplicatedStoreTest, TurnIsAcknowledgedOnceTheReplicaHasIt) {
   EXPECT_TRUE(absl::IsUnavailable(other.AcquireLease(again, Soon()).status()));
   // No turn begins that could not be committed.
   EXPECT_TRUE(absl::IsUnavailable(store().AcquireLease(AcquireOf("s2"), Soon()).status()));
-  replica_->Resume();
+  ResumeReplica();
   const auto committed = other.CommitTurn(commit, Soon());
   ASSERT_TRUE(committed.ok()) << committed.status();
   EXPECT_EQ(committed->version(), 1u);
@@ -102,7 +109,7 @@ TEST_F(ReplicatedStoreTest, RepeatedCreationAndForkWaitToo) {
   replica_->Pause();
   EXPECT_TRUE(absl::IsUnavailable(other.CreateSession(create, Soon()).status()));
   EXPECT_TRUE(absl::IsUnavailable(other.ForkSession(fork, Soon()).status()));
-  replica_->Resume();
+  ResumeReplica();
   EXPECT_TRUE(other.CreateSession(create, Soon()).ok());
   EXPECT_TRUE(other.ForkSession(fork, Soon()).ok());
   const auto heads = client.Run({"KEYS", "*}:s:*"});
