@@ -30,9 +30,8 @@ class ReplicatedStoreTest : public ::testing::Test {
   }
 
   redis::Options WaitingForOne() const {
-    return {.address = master_->address(),
-            .wait_for_replicas = 1,
-            .replica_timeout = absl::Milliseconds(200)};
+    return {
+        .address = master_->address(), .wait_for_replicas = 1, .replica_timeout = absl::Seconds(1)};
   }
   SessionStore& store() { return under_test_->store(); }
   void ResumeReplica() {
