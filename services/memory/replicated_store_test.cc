@@ -25,8 +25,8 @@ class ReplicatedStoreTest : public ::testing::Test {
          .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
     ASSERT_TRUE(replica.ok()) << replica.status();
     replica_ = *std::move(replica);
-    WaitUntilInStep();
     under_test_ = std::make_unique<RedisUnderTest>(WaitingForOne());
+    WaitUntilInStep();
   }
 
   redis::Options WaitingForOne() const {
