@@ -283,6 +283,7 @@ absl::StatusOr<std::vector<std::string>> Dispatcher::Masters(absl::Time deadline
     masters = directory_->Masters();
   }
   std::vector<std::string> addresses;
+  addresses.reserve(masters.size());
   for (const NodePtr& node : masters) addresses.push_back(node->address());
   return addresses;
 }

@@ -104,12 +104,12 @@ absl::Status Node::Exchange::Fail(const absl::Status& error) {
   connection_.reset();
   if (IsTimeout(error)) {
     // A caller in a hurry says nothing about the server; a long silence does.
-    const absl::Status status = node_->Timeout(limit_is_callers_);
+    absl::Status status = node_->Timeout(limit_is_callers_);
     node_->Drop(absl::UnavailableError(status.message()),
                 absl::Now() - start_ >= node_->options_.connect_timeout, /*is_probe=*/false);
     return status;
   }
-  const absl::Status status = absl::UnavailableError(
+  absl::Status status = absl::UnavailableError(
       absl::StrCat("the connection to Redis broke, the command may have run: ", node_->address(),
                    ": ", error.message()));
   // The server may just have closed this connection: the next call finds out.
