@@ -43,10 +43,9 @@ class Script {
 // FAILED_PRECONDITION: the settings do not fit the server. Errors that Redis answers: see
 // StatusOfError.
 //
-// Calls with Ack::kReplicas succeed only once wait_for_replicas of the server's
-// replicas have all that the call wrote, and so what was written before it on that server. With too
-// few they are UNAVAILABLE, and have run. A repeated call makes sure only if it writes something
-// too.
+// Calls with Ack::kReplicas succeed only once wait_for_replicas of the server's replicas have all
+// that the call wrote, and so what was written before it on that server. With too few they are
+// UNAVAILABLE, and have run. A repeated call makes sure only if it writes something too.
 //
 // With Cluster and Sentinels a call finds the present masters by itself, and goes on trying for as
 // long as it may and the command has certainly not run (see Dispatcher).

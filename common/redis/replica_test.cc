@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -12,12 +13,14 @@
 #include "gtest/gtest.h"
 #include "tests/support/redis_cluster.h"
 #include "tests/support/redis_server.h"
+#include "tests/support/replicated_redis.h"
 
 namespace mneme::redis {
 namespace {
 
 using ::mneme::testing::RedisCluster;
 using ::mneme::testing::RedisServer;
+using ::mneme::testing::ReplicatedRedis;
 using ::testing::HasSubstr;
 
 // What a call may take beyond its time on a busy machine.
@@ -29,35 +32,23 @@ absl::Duration TimeOf(const std::function<void()>& call) {
   return absl::Now() - start;
 }
 
-// A master and a replica of it that nobody watches.
 class ReplicaTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto master =
-        RedisServer::Start({.append_fsync = "no", .config_lines = {"repl-diskless-sync-delay 0"}});
-    ASSERT_TRUE(master.ok()) << master.status();
-    master_ = *std::move(master);
-    auto replica = RedisServer::Start(
-        {.append_fsync = "no",
-         .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
-    ASSERT_TRUE(replica.ok()) << replica.status();
-    replica_ = *std::move(replica);
-    Client client({.address = master_->address(), .command_timeout = absl::Seconds(30)});
-    const auto in_step = client.RunPipeline({{"SET", "in", "step"}, {"WAIT", "1", "20000"}});
-    ASSERT_TRUE(in_step.ok()) << in_step.status();
-    ASSERT_EQ((*in_step)[1].Integer().value_or(0), 1);
+    auto redis = ReplicatedRedis::Start();
+    ASSERT_TRUE(redis.ok()) << redis.status();
+    redis_ = *std::move(redis);
   }
 
   Options WaitingFor(int num_replicas) const {
-    return {.address = master_->address(),
+    return {.address = redis_->master().address(),
             .wait_for_replicas = num_replicas,
             .replica_timeout = absl::Seconds(1)};
   }
 
   const Script set_{"return redis.call('SET', KEYS[1], ARGV[1])", Ack::kReplicas};
   const Script get_{"return redis.call('GET', KEYS[1])"};
-  std::unique_ptr<RedisServer> master_;
-  std::unique_ptr<RedisServer> replica_;
+  std::unique_ptr<ReplicatedRedis> redis_;
 };
 
 TEST_F(ReplicaTest, HasWhatWasAcknowledged) {
@@ -67,13 +58,13 @@ TEST_F(ReplicaTest, HasWhatWasAcknowledged) {
     const auto reply = client.Eval(set_, {"k"}, {value});
     ASSERT_TRUE(reply.ok()) << reply.status();
     EXPECT_EQ(reply->text(), "OK");
-    ASSERT_THAT(replica_->Ask("GET k"), HasSubstr(value + "\r\n"));
+    ASSERT_THAT(redis_->replica().Ask("GET k"), HasSubstr(value + "\r\n"));
   }
 }
 
 TEST_F(ReplicaTest, ThatStandsStillFailsWritesThatWaitForItAndNothingElse) {
   Client client(WaitingFor(1));
-  replica_->Pause();
+  redis_->replica().Pause();
   absl::Status status;
   EXPECT_LT(TimeOf([&] { status = client.Eval(set_, {"k"}, {"v"}).status(); }),
             absl::Seconds(1) + kSlack);
@@ -87,13 +78,13 @@ TEST_F(ReplicaTest, ThatStandsStillFailsWritesThatWaitForItAndNothingElse) {
   const Script wrong("return redis.call('LPUSH', KEYS[1], 'v')", Ack::kReplicas);
   EXPECT_THAT(std::string(client.Eval(wrong, {"k"}, {}).status().message()),
               HasSubstr("WRONGTYPE"));
-  replica_->Resume();
+  redis_->replica().Resume();
   const absl::Time limit = absl::Now() + absl::Seconds(20);
   do {
     status = client.Eval(set_, {"k"}, {"w"}).status();
   } while (!status.ok() && absl::Now() < limit);
   EXPECT_TRUE(status.ok()) << status;
-  EXPECT_THAT(replica_->Ask("GET k"), HasSubstr("w"));
+  EXPECT_THAT(redis_->replica().Ask("GET k"), HasSubstr("w"));
 }
 
 TEST_F(ReplicaTest, IsNotWaitedForLongerThanTheCallMayTake) {

@@ -1,59 +1,50 @@
 // Sessions on a Redis with a replica that must have each turn (redis.wait_for_replicas).
 #include <memory>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/memory/redis_session_store.h"
 #include "services/memory/store_fixture.h"
+#include "tests/support/replicated_redis.h"
 
 namespace mneme::memory {
 namespace {
 
-using ::mneme::testing::RedisServer;
+using ::mneme::testing::ReplicatedRedis;
 using ::testing::HasSubstr;
 
 class ReplicatedStoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto master =
-        RedisServer::Start({.append_fsync = "no", .config_lines = {"repl-diskless-sync-delay 0"}});
-    ASSERT_TRUE(master.ok()) << master.status();
-    master_ = *std::move(master);
-    auto replica = RedisServer::Start(
-        {.append_fsync = "no",
-         .config_lines = {absl::StrCat("replicaof 127.0.0.1 ", master_->port())}});
-    ASSERT_TRUE(replica.ok()) << replica.status();
-    replica_ = *std::move(replica);
+    auto redis = ReplicatedRedis::Start();
+    ASSERT_TRUE(redis.ok()) << redis.status();
+    redis_ = *std::move(redis);
     under_test_ = std::make_unique<RedisUnderTest>(WaitingForOne());
-    WaitUntilInStep();
+    // It has emptied the store.
+    ASSERT_TRUE(redis_->WaitUntilInStep().ok());
   }
 
   redis::Options WaitingForOne() const {
-    return {
-        .address = master_->address(), .wait_for_replicas = 1, .replica_timeout = absl::Seconds(1)};
+    return {.address = redis_->master().address(),
+            .wait_for_replicas = 1,
+            .replica_timeout = absl::Seconds(1)};
   }
   SessionStore& store() { return under_test_->store(); }
   void ResumeReplica() {
-    replica_->Resume();
-    WaitUntilInStep();
-  }
-  void WaitUntilInStep() const {
-    redis::Client client({.address = master_->address(), .command_timeout = absl::Seconds(30)});
-    const auto in_step = client.RunPipeline({{"SET", "in", "step"}, {"WAIT", "1", "20000"}});
-    ASSERT_TRUE(in_step.ok()) << in_step.status();
-    ASSERT_EQ((*in_step)[1].Integer().value_or(0), 1);
+    redis_->replica().Resume();
+    const absl::Status status = redis_->WaitUntilInStep();
+    EXPECT_TRUE(status.ok()) << status;
   }
 
-  std::unique_ptr<RedisServer> master_;
-  std::unique_ptr<RedisServer> replica_;
+  std::unique_ptr<ReplicatedRedis> redis_;
   std::unique_ptr<RedisUnderTest> under_test_;
 };
 
 TEST_F(ReplicatedStoreTest, TurnIsAcknowledgedOnceTheReplicaHasIt) {
   const auto lease = store().AcquireLease(AcquireOf("s"), Soon());
   ASSERT_TRUE(lease.ok()) << lease.status();
-  replica_->Pause();
+  redis_->replica().Pause();
   const v1::CommitTurnRequest commit = CommitOf("s", lease->lease_token(), 0, "x", "request");
   const absl::Status status = store().CommitTurn(commit, Soon()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
@@ -79,9 +70,9 @@ TEST_F(ReplicatedStoreTest, TurnIsAcknowledgedOnceTheReplicaHasIt) {
   EXPECT_EQ(known->committed().version(), 1u);
 
   // The master is lost, and the replica is all that is left.
-  master_->Kill();
-  ASSERT_EQ(replica_->Ask("REPLICAOF NO ONE"), "+OK\r\n");
-  redis::Client promoted({.address = replica_->address()});
+  redis_->master().Kill();
+  ASSERT_EQ(redis_->replica().Ask("REPLICAOF NO ONE"), "+OK\r\n");
+  redis::Client promoted({.address = redis_->replica().address()});
   TenantKeys promoted_keys(promoted, under_test_->master_key(), "");
   RedisSessionStore survivor(promoted, promoted_keys, {}, under_test_->metrics());
   const auto session = survivor.GetSession(GetOf("s"), Soon());
@@ -105,7 +96,7 @@ TEST_F(ReplicatedStoreTest, RepeatedCreationAndForkWaitToo) {
   redis::Client client(WaitingForOne());
   TenantKeys keys(client, under_test_->master_key(), "");
   RedisSessionStore other(client, keys, {}, under_test_->metrics());
-  replica_->Pause();
+  redis_->replica().Pause();
   EXPECT_TRUE(absl::IsUnavailable(other.CreateSession(create, Soon()).status()));
   EXPECT_TRUE(absl::IsUnavailable(other.ForkSession(fork, Soon()).status()));
   ResumeReplica();
