@@ -56,3 +56,6 @@ set(MNEME_PROTO_OPTIONS -w -O1)
 if(MNEME_SANITIZE)
   list(APPEND MNEME_PROTO_OPTIONS -fno-sanitize=all)
 endif()
+
+# A test's own code runs for less time than it would take to optimise; what it tests is optimised.
+set(MNEME_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)

@@ -49,6 +49,7 @@ foreach(set base rpc tensor engine base_test rpc_test tensor_test engine_test pr
   endif()
   if(set MATCHES "test")
     target_link_libraries(mneme_precompiled_${set} PRIVATE GTest::gmock)
+    target_compile_options(mneme_precompiled_${set} PRIVATE ${MNEME_TEST_OPTIONS})
   endif()
   if(set STREQUAL proto)
     target_compile_options(mneme_precompiled_proto PRIVATE ${MNEME_PROTO_OPTIONS})
