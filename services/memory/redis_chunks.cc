@@ -26,14 +26,14 @@ constexpr int kRefreshShare = 4;
 }  // namespace
 
 ChunkWriter::ChunkWriter(FamilyDirectory& directory, const StoreOptions& options,
-                         std::string tenant, Family family, int64_t kv_bytes,
-                         std::function<absl::Status()> may_write, absl::Time deadline)
+                         std::string tenant, Family family, int64_t kv_bytes, Ask ask,
+                         absl::Time deadline)
     : directory_(directory),
       options_(options),
       tenant_(std::move(tenant)),
       family_(std::move(family)),
       kv_bytes_(kv_bytes),
-      may_write_(std::move(may_write)),
+      ask_(std::move(ask)),
       deadline_(deadline),
       refreshed_(absl::Now()) {}
 
@@ -122,20 +122,13 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
   const std::string life_ms = absl::StrCat(absl::ToInt64Milliseconds(options_.orphan_age));
   Stored stored;
   std::vector<std::string> names;
-  std::vector<redis::Command> ask;
   for (const v1::ChunkPayload& chunk : batch) {
     ASSIGN_OR_RETURN(std::string digest, DigestOf(chunk));
     names.push_back(family_.ChunkName(digest));
     stored.chunks.push_back(chunk.chunk());
     stored.chunks.back().set_digest(std::move(digest));
-    // A chunk of another snapshot that waits for its turn must not expire before this one's.
-    const std::string key = family_.ChunkKey(names.back());
-    ask.push_back({"PEXPIRE", key, life_ms, "GT"});
-    ask.push_back({"EXISTS", key});
-    ask.push_back({"HEXISTS", family_.Keys()[0], absl::StrCat("c:", names.back())});
   }
-  RETURN_IF_ERROR(may_write_());
-  ASSIGN_OR_RETURN(const std::vector<Reply> known, directory_.RunPipeline(ask, deadline_));
+  ASSIGN_OR_RETURN(const std::vector<Presence> presence, ask_(names));
   std::vector<redis::Command> write;
   struct Written {
     size_t bytes;
@@ -143,7 +136,7 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
   };
   std::vector<Written> written;
   for (size_t i = 0; i < batch.size(); ++i) {
-    if (known[3 * i + 1].Integer().value_or(0) != 0) continue;
+    if (presence[i] == Presence::kStored) continue;
     std::string* payload = batch[i].mutable_payload();
     const size_t num_bytes = payload->size();
     // A chunk that somebody else stores at this moment stays as it is, listed by a turn or not.
@@ -155,9 +148,7 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
     set.push_back("PX");
     set.push_back(life_ms);
     set.push_back("NX");
-    // One that is on disk, or lost, was counted when a turn listed it.
-    const bool is_counted = known[3 * i + 2].Integer().value_or(0) != 0;
-    written.push_back({.bytes = num_bytes, .is_counted = is_counted});
+    written.push_back({.bytes = num_bytes, .is_counted = presence[i] == Presence::kListed});
     payload->clear();
     stored.new_keys.push_back(family_.ChunkKey(names[i]));
   }

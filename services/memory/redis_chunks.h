@@ -25,11 +25,21 @@ namespace mneme::memory {
 // stored already is not written again. Used by one thread at a time.
 class ChunkWriter {
  public:
-  // `may_write` is asked before each batch, from any thread. `kv_bytes` is what the tenant has
-  // already, for its quota. `directory` and `options` must outlive the writer.
+  // What a family has of a chunk that is to be written.
+  enum class Presence {
+    kNone,
+    kListed,  // not in Redis, and counted in the tenant's quota: it is on disk, or lost
+    kStored,  // in Redis, for at least orphan_age
+  };
+  // Asked once for each batch, before any of it is written: whether it may be, and what is there of
+  // the chunks of these names. Called by several threads at a time.
+  using Ask =
+      std::function<absl::StatusOr<std::vector<Presence>>(const std::vector<std::string>& names)>;
+
+  // `kv_bytes` is what the tenant has already, for its quota. `directory` and `options` must
+  // outlive the writer.
   ChunkWriter(FamilyDirectory& directory, const StoreOptions& options, std::string tenant,
-              Family family, int64_t kv_bytes, std::function<absl::Status()> may_write,
-              absl::Time deadline);
+              Family family, int64_t kv_bytes, Ask ask, absl::Time deadline);
   // Waits for what still runs.
   ~ChunkWriter();
 
@@ -66,7 +76,7 @@ class ChunkWriter {
   const std::string tenant_;
   const Family family_;
   int64_t kv_bytes_;
-  const std::function<absl::Status()> may_write_;
+  const Ask ask_;
   const absl::Time deadline_;
   Batch batch_;
   size_t batch_bytes_ = 0;

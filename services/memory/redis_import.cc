@@ -71,7 +71,11 @@ class RedisSessionStore::Import final : public SessionImport {
         deadline_(deadline),
         writer_(
             store.directory_, store.options_, tenant, family, kv_bytes,
-            [] { return absl::OkStatus(); }, deadline) {}
+            // Nobody else knows the family yet.
+            [](const std::vector<std::string>& names) {
+              return std::vector(names.size(), ChunkWriter::Presence::kNone);
+            },
+            deadline) {}
 
   absl::Status Add(v1::ChunkPayload chunk) override { return writer_.Add(std::move(chunk)); }
 

@@ -381,9 +381,25 @@ prolong(head, turns, requests)
 return done('committed', version, reason, redis.call('HGET', family, 'kv') or '0')
 )lua";
 
-// ARGV: lease_token
+// ARGV: lease_token, names of chunks, ms that those live that wait for their turn. Of each chunk one
+// letter: s stored in Redis, l listed by a turn and not there (on disk, or lost), n new
 constexpr char kMayStage[] = R"lua(
-return {refused(ARGV[4]) or 'yes'}
+local word = refused(ARGV[4])
+if word then return {word} end
+local states, names = {}, ARGV[5]
+for at = 1, #names, 32 do
+  local field = 'c:' .. string.sub(names, at, at + 31)
+  -- A chunk of another snapshot that waits for its turn must not expire before this one's.
+  redis.call('PEXPIRE', prefix .. field, ARGV[6], 'GT')
+  local state = 'n'
+  if redis.call('EXISTS', prefix .. field) == 1 then
+    state = 's'
+  elseif redis.call('HEXISTS', family, field) == 1 then
+    state = 'l'
+  end
+  states[#states + 1] = state
+end
+return {'yes', table.concat(states)}
 )lua";
 
 // ARGV: lease_token, snapshot id, sealed manifest, chunks, tokens, bytes, ms until it expires

@@ -50,7 +50,7 @@ struct RedisScripts {
   redis::Script commit;   // committed: version, why its snapshot was left out ('', gone, lease,
                          // chunks), kv · same: version, the same why, '' · lost · stale: version ·
                          // missing · taken
-  redis::Script may_stage;  // yes · lost · missing
+  redis::Script may_stage;  // yes: a letter for each chunk · lost · missing
   redis::Script stage;      // staged · lost · missing · unknown: position
   redis::Script find;       // found: version, id, manifest · none · range · missing
   redis::Script fork;       // made | same: session · exists · range · missing

@@ -32,7 +32,7 @@ absl::StatusOr<int64_t> RedisSessionStore::KvBytes(const std::string& tenant, ab
 absl::StatusOr<std::unique_ptr<SnapshotStaging>> RedisSessionStore::StageSnapshot(
     const v1::StageSnapshotRequest::Header& header, absl::Time deadline) {
   const auto arguments = [&](const Family&) {
-    return std::vector<std::string>{absl::StrCat(header.lease_token())};
+    return std::vector<std::string>{absl::StrCat(header.lease_token()), "", "0"};
   };
   ASSIGN_OR_RETURN(const Ran ran,
                    RunOn(directory_.scripts().may_stage, header, arguments, deadline));

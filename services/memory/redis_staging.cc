@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/status/status_macros.h"
 #include "services/memory/session_errors.h"
@@ -20,16 +21,31 @@ RedisStaging::RedisStaging(FamilyDirectory& directory, const StoreOptions& optio
       family_(std::move(family)),
       deadline_(deadline),
       writer_(
-          directory, options, header_.tenant(), family_, kv_bytes, [this] { return CheckLease(); },
-          deadline) {}
+          directory, options, header_.tenant(), family_, kv_bytes,
+          [this](const std::vector<std::string>& names) { return Ask(names); }, deadline) {}
 
-absl::Status RedisStaging::CheckLease() {
-  ASSIGN_OR_RETURN(const Reply reply,
-                   directory_.RunIn(family_, directory_.scripts().may_stage, header_.session_id(),
-                                    0, {absl::StrCat(header_.lease_token())}, deadline_));
-  if (Word(reply) == "yes") return absl::OkStatus();
+absl::StatusOr<std::vector<ChunkWriter::Presence>> RedisStaging::Ask(
+    const std::vector<std::string>& names) {
+  ASSIGN_OR_RETURN(
+      const Reply reply,
+      directory_.RunIn(family_, directory_.scripts().may_stage, header_.session_id(), 0,
+                       {absl::StrCat(header_.lease_token()), absl::StrJoin(names, ""),
+                        absl::StrCat(absl::ToInt64Milliseconds(options_.orphan_age))},
+                       deadline_));
   if (Word(reply) == "lost") return LeaseLost(header_.session_id(), header_.lease_token());
-  return NoSuchSession(header_.session_id());
+  if (Word(reply) != "yes") return NoSuchSession(header_.session_id());
+  std::vector<ChunkWriter::Presence> presence;
+  if (reply.elements().size() == 2) {
+    for (const char state : reply.elements()[1].text()) {
+      presence.push_back(state == 's'   ? ChunkWriter::Presence::kStored
+                         : state == 'l' ? ChunkWriter::Presence::kListed
+                                        : ChunkWriter::Presence::kNone);
+    }
+  }
+  if (presence.size() != names.size()) {
+    return absl::InternalError("a script's answer is too short");
+  }
+  return presence;
 }
 
 absl::Status RedisStaging::Add(v1::ChunkPayload chunk) { return writer_.Add(std::move(chunk)); }

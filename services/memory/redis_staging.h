@@ -18,7 +18,7 @@ class RedisStaging final : public SnapshotStaging {
   absl::StatusOr<v1::StageSnapshotResponse> Finish(snapshot::v1::Manifest manifest) override;
 
  private:
-  absl::Status CheckLease();
+  absl::StatusOr<std::vector<ChunkWriter::Presence>> Ask(const std::vector<std::string>& names);
 
   FamilyDirectory& directory_;
   const StoreOptions& options_;
