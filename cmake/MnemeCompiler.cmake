@@ -59,4 +59,5 @@ endif()
 
 # A test's own code runs for less time than it would take to optimise; what it tests is optimised.
 # At this level GCC 12 sees a string's end where there is none.
-set(MNEME_TEST_OPTIONS $<$<CONFIG:Release>:-O1> -Wno-array-bounds)
+set(MNEME_TEST_OPTIONS $<$<CONFIG:Release>:-O1> -Wno-array-bounds -Wno-maybe-uninitialized
+    -Wno-stringop-overflow)
