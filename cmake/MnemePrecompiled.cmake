@@ -59,4 +59,8 @@ endforeach()
 
 function(mneme_precompile target set)
   target_precompile_headers(${target} REUSE_FROM mneme_precompiled_${set})
+  if(set MATCHES "_test$")
+    # As the header: GCC may crash where they differ.
+    target_compile_options(${target} PRIVATE ${MNEME_TEST_OPTIONS})
+  endif()
 endfunction()

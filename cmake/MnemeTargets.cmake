@@ -68,7 +68,6 @@ function(mneme_test)
   add_executable(${arg_NAME}_test ${arg_SOURCES} ${arg_HEADERS})
   target_link_libraries(${arg_NAME}_test PRIVATE
     mneme_options ${arg_DEPS} GTest::gmock GTest::gtest_main)
-  target_compile_options(${arg_NAME}_test PRIVATE ${MNEME_TEST_OPTIONS})
   mneme_precompiled_set(set)
   mneme_precompile(${arg_NAME}_test ${set}_test)
   set(each "*")
