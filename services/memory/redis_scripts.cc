@@ -381,8 +381,8 @@ prolong(head, turns, requests)
 return done('committed', version, reason, redis.call('HGET', family, 'kv') or '0')
 )lua";
 
-// ARGV: lease_token, names of chunks, ms that those live that wait for their turn. Of each chunk one
-// letter: s stored in Redis, l listed by a turn and not there (on disk, or lost), n new
+// ARGV: lease_token, names of chunks, ms that those live that wait for their turn. Answers of each
+// chunk one letter: s stored in Redis, l listed by a turn and not there (on disk, or lost), n new
 constexpr char kMayStage[] = R"lua(
 local word = refused(ARGV[4])
 if word then return {word} end
