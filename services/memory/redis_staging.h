@@ -1,6 +1,10 @@
 // A snapshot on its way into Redis, for a turn that is being computed.
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
 #include "services/memory/redis_chunks.h"
 #include "services/memory/session_store.h"
 
