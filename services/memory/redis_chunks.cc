@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/status/status_macros.h"
 #include "services/memory/session_errors.h"
@@ -81,7 +82,7 @@ absl::Status ChunkWriter::Take(absl::StatusOr<Stored> stored) {
     return stored.status();
   }
   for (const snapshot::v1::Chunk& chunk : stored->chunks) sent_.Add(chunk);
-  for (std::string& key : stored->new_keys) new_keys_.push_back(std::move(key));
+  for (std::string& name : stored->new_names) new_names_.push_back(std::move(name));
   new_bytes_ += stored->new_bytes;
   kv_bytes_ += stored->uncounted_bytes;
   const int64_t limit = options_.QuotaOf(tenant_).max_kv_bytes();
@@ -97,9 +98,10 @@ absl::Status ChunkWriter::Refresh() {
   if (absl::Now() - refreshed_ < options_.orphan_age / kRefreshShare) return absl::OkStatus();
   refreshed_ = absl::Now();
   std::vector<redis::Command> commands;
-  for (const std::string& key : new_keys_) {
-    commands.push_back(
-        {"PEXPIRE", key, absl::StrCat(absl::ToInt64Milliseconds(options_.orphan_age)), "GT"});
+  commands.reserve(new_names_.size());
+  for (const std::string& name : new_names_) {
+    commands.push_back({"PEXPIRE", family_.ChunkKey(name),
+                        absl::StrCat(absl::ToInt64Milliseconds(options_.orphan_age)), "GT"});
   }
   return directory_.RunPipeline(commands, deadline_).status();
 }
@@ -109,13 +111,18 @@ void ChunkWriter::Discard() {
     const absl::StatusOr<Stored> stored = running_.front().get();
     running_.pop_front();
     if (!stored.ok()) continue;
-    new_keys_.insert(new_keys_.end(), stored->new_keys.begin(), stored->new_keys.end());
+    new_names_.insert(new_names_.end(), stored->new_names.begin(), stored->new_names.end());
   }
-  if (new_keys_.empty()) return;
-  redis::Command unlink = {"UNLINK"};
-  for (const std::string& key : new_keys_) unlink.push_back(key);
-  new_keys_.clear();
-  directory_.RunPipeline({unlink}, deadline_).status().IgnoreError();
+  Discard(new_names_);
+  new_names_.clear();
+}
+
+void ChunkWriter::Discard(const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  directory_
+      .RunOnFamily(family_, directory_.scripts().discard, {absl::StrJoin(names, "")}, deadline_)
+      .status()
+      .IgnoreError();
 }
 
 absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
@@ -135,6 +142,7 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
     bool is_counted;
   };
   std::vector<Written> written;
+  std::vector<std::string> written_names;
   for (size_t i = 0; i < batch.size(); ++i) {
     if (presence[i] == Presence::kStored) continue;
     std::string* payload = batch[i].mutable_payload();
@@ -150,20 +158,17 @@ absl::StatusOr<ChunkWriter::Stored> ChunkWriter::Store(Batch batch) {
     set.push_back("NX");
     written.push_back({.bytes = num_bytes, .is_counted = presence[i] == Presence::kListed});
     payload->clear();
-    stored.new_keys.push_back(family_.ChunkKey(names[i]));
+    written_names.push_back(std::move(names[i]));
   }
   if (write.empty()) return stored;
   const absl::StatusOr<std::vector<Reply>> replies = directory_.RunPipeline(write, deadline_);
   if (!replies.ok()) {
-    if (absl::IsResourceExhausted(replies.status())) {
-      redis::Command unlink = {"UNLINK"};
-      for (const std::string& key : stored.new_keys) unlink.push_back(key);
-      directory_.RunPipeline({unlink}, deadline_).status().IgnoreError();
-    }
+    if (absl::IsResourceExhausted(replies.status())) Discard(written_names);
     return replies.status();
   }
   for (size_t i = 0; i < written.size(); ++i) {
     if ((*replies)[i].is_nil()) continue;
+    stored.new_names.push_back(std::move(written_names[i]));
     stored.new_bytes += static_cast<int64_t>(written[i].bytes);
     if (!written[i].is_counted) stored.uncounted_bytes += static_cast<int64_t>(written[i].bytes);
   }

@@ -58,7 +58,7 @@ class ChunkWriter {
   // What became of a batch: its chunks with digests, without payloads.
   struct Stored {
     std::vector<snapshot::v1::Chunk> chunks;
-    std::vector<std::string> new_keys;
+    std::vector<std::string> new_names;
     int64_t new_bytes = 0;        // that were not in Redis
     int64_t uncounted_bytes = 0;  // of these, what the tenant's quota has not counted yet
   };
@@ -68,8 +68,10 @@ class ChunkWriter {
   absl::Status Take(absl::StatusOr<Stored> stored);
   absl::Status TakeOldest();
   absl::Status Refresh();
-  // Gives the room in a full Redis back at once.
+  // Gives the room in a full Redis back at once. A fork may have listed some of the chunks since:
+  // those stay.
   void Discard();
+  void Discard(const std::vector<std::string>& names);
 
   FamilyDirectory& directory_;
   const StoreOptions& options_;
@@ -81,7 +83,7 @@ class ChunkWriter {
   Batch batch_;
   size_t batch_bytes_ = 0;
   SentChunks sent_;
-  std::vector<std::string> new_keys_;
+  std::vector<std::string> new_names_;  // of chunks that this has put into Redis
   int64_t new_bytes_ = 0;
   absl::Time refreshed_;
   std::deque<std::future<absl::StatusOr<Stored>>> running_;

@@ -756,6 +756,26 @@ changed()
 return {'lost'}
 )lua";
 
+// ARGV: names of chunks, 32 digits each, of a snapshot that was given up. Those that a turn, or a
+// snapshot that waits for its turn, lists by now are no longer that one's alone.
+constexpr char kDiscard[] = R"lua(
+local listed = {}
+for _, field in ipairs(redis.call('HKEYS', family)) do
+  local kind = string.sub(field, 1, 2)
+  if kind == 'c:' then
+    listed[field] = true
+  elseif kind == 'p:' then
+    local chunks = redis.call('HGET', prefix .. field, 'chunks') or ''
+    for at = 1, #chunks, 40 do listed['c:' .. string.sub(chunks, at, at + 31)] = true end
+  end
+end
+for at = 1, #ARGV[2], 32 do
+  local field = 'c:' .. string.sub(ARGV[2], at, at + 31)
+  if not listed[field] then redis.call('UNLINK', prefix .. field) end
+end
+return {'discarded'}
+)lua";
+
 // ARGV: of each file its chunk's name and its place. Answers the places that no record names. A
 // demotion that has written one of these files and not yet moved its record finds another epoch.
 constexpr char kUnused[] = R"lua(
@@ -886,6 +906,7 @@ RedisScripts::RedisScripts()
       demote(OnFamily(kInUse, kDemote)),
       promote(OnFamily(kPromote)),
       lose(OnFamily(kLose)),
+      discard(OnFamily(kDiscard)),
       unused(OnFamily(kUnused)),
       drop(redis::Script(absl::StrCat(kFamily, kDrop))),
       claim(OnTenant(kClaim, redis::Ack::kReplicas)),

@@ -69,6 +69,7 @@ struct RedisScripts {
   redis::Script demote;   // demoted: bytes · busy · moved
   redis::Script promote;  // promoted: bytes · moved
   redis::Script lose;     // lost · moved
+  redis::Script discard;  // discarded
   redis::Script unused;   // unused: places
   redis::Script drop;     // dropped: number of sessions
 

@@ -557,6 +557,45 @@ TEST_P(SnapshotStoreTest, TenantHasNoMoreSnapshotBytesThanItsQuota) {
   EXPECT_EQ(CommitWithSnapshot(store(), "s", {PayloadOf("c"), PayloadOf("d")}).version, 1u);
 }
 
+TEST_P(SnapshotStoreTest, SnapshotThatIsGivenUpTakesNothingThatAForkHasListedSince) {
+  StoreOptions options;
+  options.default_quota.set_max_kv_bytes(1'000'000);
+  UseOptions(options);
+  Turn("s", 0, "x");
+  ASSERT_TRUE(Fork("s", "committed").ok());
+  ASSERT_TRUE(Fork("s", "staged").ok());
+  const std::vector<std::string> shared = {PayloadOf("a"), PayloadOf("b"), PayloadOf("c")};
+
+  v1::StageSnapshotRequest::Header header;
+  header.set_tenant("t");
+  header.set_session_id("s");
+  header.set_lease_token(Lease("s"));
+  const auto staging = store().StageSnapshot(header, Soon());
+  ASSERT_TRUE(staging.ok()) << staging.status();
+  // So many that they are sent without waiting for more.
+  for (int i = 0; i < 64; ++i) {
+    const std::string payload =
+        i < 3 ? shared[i] : PayloadOf(absl::StrCat("chunk of the one session only ", i));
+    ASSERT_TRUE((*staging)->Add(ChunkOf(payload, 10 * i)).ok());
+  }
+  ASSERT_EQ(CommitWithSnapshot(store(), "committed", {shared[0], shared[1]}, {}, 1).version, 2u);
+  const uint64_t token = Lease("staged");
+  const auto staged = Stage(store(), "staged", token, {shared[2]});
+  ASSERT_TRUE(staged.ok()) << staged.status();
+
+  // Over the quota: everything of this snapshot goes.
+  absl::Status full = (*staging)->Add(ChunkOf(PayloadOf("large", 1 << 20), 640));
+  if (full.ok()) full = (*staging)->Finish({}).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted) << full;
+  const auto fetched = Fetch(store(), "committed");
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_THAT(fetched->payloads, ElementsAre(shared[0], shared[1]));
+  v1::CommitTurnRequest commit = CommitOf("staged", token, 1, "y");
+  commit.set_snapshot_id(staged->snapshot_id());
+  EXPECT_EQ(store().CommitTurn(commit, Soon())->snapshot_lost_reason(), "");
+  EXPECT_THAT(Fetch(store(), "staged")->payloads, ElementsAre(shared[2]));
+}
+
 TEST_P(SnapshotStoreTest, ForgottenTenantHasNothingAndTheOthersAll) {
   CommitWithSnapshot(store(), "a", {PayloadOf("a")});
   Turn("b", 0, "x");

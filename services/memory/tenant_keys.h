@@ -31,8 +31,8 @@ inline constexpr char kTenantsKey[] = "mneme:2:tenants";
 class TenantKeys {
  public:
   // `client` must outlive this. `master_key_file` is named in errors.
-  TenantKeys(redis::Client& client, crypto::Key master, std::string master_key_file)
-      : client_(client), master_(std::move(master)), master_key_file_(std::move(master_key_file)) {}
+  TenantKeys(redis::Client& client, const crypto::Key& master, std::string master_key_file)
+      : client_(client), master_(master), master_key_file_(std::move(master_key_file)) {}
 
   // Returns the tenant's key. NOT_FOUND: it has none. FAILED_PRECONDITION: the master key is not
   // the one that wrapped it. `again` asks Redis whatever is remembered.
