@@ -110,5 +110,28 @@ TEST_F(ReplicatedStoreTest, RepeatedCreationAndForkWaitToo) {
   }
 }
 
+// In a cluster a tenant's key and what it seals are on different servers: waiting for the one says
+// nothing of the other.
+TEST_F(ReplicatedStoreTest, TenantsKeyIsUsedOnceTheReplicaHasItWhoeverMadeIt) {
+  redis::Client client(WaitingForOne());
+  TenantKeys other(client, under_test_->master_key(), "");
+  redis_->replica().Pause();
+  EXPECT_TRUE(absl::IsUnavailable(under_test_->keys().FindOrMake("new", Soon()).status()));
+  // It is in Redis now.
+  EXPECT_TRUE(other.Find("new", /*again=*/false, Soon()).ok());
+  EXPECT_TRUE(absl::IsUnavailable(under_test_->keys().FindOrMake("new", Soon()).status()));
+  EXPECT_TRUE(absl::IsUnavailable(other.FindOrMake("new", Soon()).status()));
+  ResumeReplica();
+  const auto key = other.FindOrMake("new", Soon());
+  ASSERT_TRUE(key.ok()) << key.status();
+  const auto same = under_test_->keys().FindOrMake("new", Soon());
+  ASSERT_TRUE(same.ok()) << same.status();
+  EXPECT_EQ((*key)->id, (*same)->id);
+  // What was made sure of once is not waited for again.
+  redis_->replica().Pause();
+  EXPECT_TRUE(other.FindOrMake("new", Soon()).ok());
+  ResumeReplica();
+}
+
 }  // namespace
 }  // namespace mneme::memory

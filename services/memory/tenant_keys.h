@@ -31,19 +31,18 @@ inline constexpr char kTenantsKey[] = "mneme:2:tenants";
 class TenantKeys {
  public:
   // `client` must outlive this. `master_key_file` is named in errors.
-  TenantKeys(redis::Client& client, const crypto::Key& master, std::string master_key_file)
-      : client_(client), master_(master), master_key_file_(std::move(master_key_file)) {}
+  TenantKeys(redis::Client& client, const crypto::Key& master, std::string master_key_file);
 
   // Returns the tenant's key. NOT_FOUND: it has none. FAILED_PRECONDITION: the master key is not
   // the one that wrapped it. `again` asks Redis whatever is remembered.
   absl::StatusOr<std::shared_ptr<const TenantKey>> Find(const std::string& tenant, bool again,
                                                         absl::Time deadline);
-  // The same, asking Redis; a tenant without a key gets one. UNAVAILABLE: the tenant is just being
-  // forgotten.
+  // The same, asking Redis; a tenant without a key gets one. As many replicas of Redis have the key
+  // as a turn waits for. UNAVAILABLE: they are too few, or the tenant is just being forgotten.
   absl::StatusOr<std::shared_ptr<const TenantKey>> FindOrMake(const std::string& tenant,
                                                               absl::Time deadline);
 
-  // Destroys the tenant's key. From then on Leftovers() names the tenant, until RemoveTenant.
+  // Destroys the tenant's key. From then on it is one of List's leftovers, until RemoveTenant.
   absl::Status Destroy(const std::string& tenant, absl::Time deadline);
   absl::Status RemoveTenant(const std::string& tenant, absl::Time deadline);
 
@@ -61,13 +60,21 @@ class TenantKeys {
                                                           const std::string& wrapped) const;
   void Forget(const std::string& tenant);
   std::shared_ptr<const TenantKey> Remember(const std::string& tenant,
-                                            std::shared_ptr<const TenantKey> key);
+                                            std::shared_ptr<const TenantKey> key,
+                                            bool is_replicated);
+  bool IsReplicated(const std::string& tenant, const TenantKey& key);
+
+  struct Known {
+    std::shared_ptr<const TenantKey> key;
+    bool is_replicated = false;  // as far as this process has made sure
+  };
 
   redis::Client& client_;
   const crypto::Key master_;
   const std::string master_key_file_;
+  const redis::Script make_;
   sync::Mutex mutex_;
-  std::map<std::string, std::shared_ptr<const TenantKey>> known_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Known> known_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme::memory
