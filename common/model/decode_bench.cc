@@ -16,10 +16,12 @@
 #include "common/memory/beacon_policy.h"
 #include "common/memory/kv_sequence.h"
 #include "common/model/bench_engine.h"
+#include "tests/support/median.h"
 
 namespace mneme::model {
 namespace {
 
+using ::mneme::testing::Median;
 using Policy = std::shared_ptr<const memory::MemoryPolicy>;
 
 constexpr int64_t kStep = 512;
@@ -59,11 +61,6 @@ Policy Beacon(const Model& model, int64_t history) {
   settings.config.parallel_windows = 1;
   auto policy = memory::BeaconPolicy(std::move(settings));
   return policy.ok() ? *std::move(policy) : nullptr;
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // Argument: tokens of history.

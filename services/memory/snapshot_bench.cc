@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <ctime>
 #include <memory>
 #include <optional>
@@ -22,9 +21,12 @@
 #include "common/rpc/server.h"
 #include "services/memory/memory_service.h"
 #include "services/memory/store_fixture.h"
+#include "tests/support/median.h"
 
 namespace mneme::memory {
 namespace {
+
+using ::mneme::testing::Median;
 
 constexpr size_t kChunkBytes = 1 << 20;
 
@@ -120,11 +122,6 @@ void Delete(Bench& bench, const std::string& session_id) {
   remove.set_tenant("t");
   remove.set_session_id(session_id);
   bench.store().DeleteSession(remove, Soon()).IgnoreError();
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values.empty() ? 0 : values[values.size() / 2];
 }
 
 // Of this process: client and service, not Redis.

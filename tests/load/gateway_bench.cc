@@ -9,7 +9,6 @@
 #include <httplib.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -29,10 +28,13 @@
 #include "services/executor/engine.h"
 #include "services/executor/loaded_model.h"
 #include "services/executor/test_requests.h"
+#include "tests/support/median.h"
 #include "tests/support/mneme_up.h"
 
 namespace mneme {
 namespace {
+
+using ::mneme::testing::Median;
 
 namespace v1 = gateway::v1;
 
@@ -156,11 +158,6 @@ double CpuSeconds(int pid) {
   double system = 0;
   fields >> user >> system;
   return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // Runs one round; nothing if not all tokens came.

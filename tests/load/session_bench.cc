@@ -37,6 +37,7 @@
 #include "mneme/memory/v1/memory.grpc.pb.h"
 #include "services/cli/data_folder.h"
 #include "tests/support/chat_client.h"
+#include "tests/support/median.h"
 #include "tests/support/mneme_up.h"
 
 namespace mneme::testing {
@@ -56,13 +57,6 @@ constexpr int kRounds = 10;        // of save and restore; even: see MeasureTran
 constexpr int kForks = 20;
 constexpr int kResumptions = 5;
 constexpr absl::Duration kPatience = absl::Minutes(10);
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
