@@ -210,14 +210,24 @@ const UndisturbedRun& Undisturbed() {
   return run;
 }
 
+// Returns a number of the environment; 0: it is not there, or is none.
+int NumberIn(const char* variable) {
+  const char* text = std::getenv(variable);
+  int number = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &number) && number > 0 ? number : 0;
+}
+
 // A machine that is slow, or busy with something else, must get on between the kills: they are as
-// many for the same turns as on a fast one.
-absl::Duration KillInterval() { return std::max(kKillInterval, Undisturbed().duration / 8); }
+// many for the same turns as on a fast one, unless somebody wants them at a time of his own.
+absl::Duration KillInterval() {
+  const int wanted_ms = NumberIn("MNEME_SOAK_KILL_INTERVAL_MS");
+  if (wanted_ms > 0) return absl::Milliseconds(wanted_ms);
+  return std::max(kKillInterval, Undisturbed().duration / 8);
+}
 
 int NumSeeds() {
-  const char* text = std::getenv("MNEME_SOAK_SEEDS");
-  int seeds = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &seeds) && seeds > 0 ? seeds : kDefaultSeeds;
+  const int seeds = NumberIn("MNEME_SOAK_SEEDS");
+  return seeds > 0 ? seeds : kDefaultSeeds;
 }
 
 class SoakTest : public ::testing::TestWithParam<int> {};
