@@ -572,8 +572,8 @@ TEST_P(SnapshotStoreTest, SnapshotThatIsGivenUpTakesNothingThatAForkHasListedSin
   header.set_lease_token(Lease("s"));
   const auto staging = store().StageSnapshot(header, Soon());
   ASSERT_TRUE(staging.ok()) << staging.status();
-  // So many that they are sent without waiting for more.
-  for (int i = 0; i < 64; ++i) {
+  // So many that the first are stored: only a few batches are under way at a time.
+  for (int i = 0; i < 256; ++i) {
     const std::string payload =
         i < 3 ? shared[i] : PayloadOf(absl::StrCat("chunk of the one session only ", i));
     ASSERT_TRUE((*staging)->Add(ChunkOf(payload, 10 * i)).ok());
@@ -584,7 +584,7 @@ TEST_P(SnapshotStoreTest, SnapshotThatIsGivenUpTakesNothingThatAForkHasListedSin
   ASSERT_TRUE(staged.ok()) << staged.status();
 
   // Over the quota: everything of this snapshot goes.
-  absl::Status full = (*staging)->Add(ChunkOf(PayloadOf("large", 1 << 20), 640));
+  absl::Status full = (*staging)->Add(ChunkOf(PayloadOf("large", 1 << 20), 2560));
   if (full.ok()) full = (*staging)->Finish({}).status();
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted) << full;
   const auto fetched = Fetch(store(), "committed");
