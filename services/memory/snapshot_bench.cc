@@ -73,10 +73,10 @@ std::vector<v1::StageSnapshotRequest> PartsOf(const std::string& session_id, uin
   manifest.set_format_version(1);
   for (const std::string& payload : payloads) {
     v1::ChunkPayload& chunk = *parts.emplace_back().mutable_chunk();
-    chunk = ChunkOf(payload, 10 * manifest.chunks_size());
+    chunk = ChunkOf(payload, uint64_t{10} * manifest.chunks_size());
     *manifest.add_chunks() = chunk.chunk();
   }
-  manifest.set_num_tokens(10 * manifest.chunks_size());
+  manifest.set_num_tokens(uint64_t{10} * manifest.chunks_size());
   *parts.emplace_back().mutable_manifest() = std::move(manifest);
   return parts;
 }
@@ -288,6 +288,7 @@ BENCHMARK(BM_DiskTier)->Arg(181)->Unit(benchmark::kMillisecond)->UseRealTime()->
 void BM_CommitOfATurn(benchmark::State& state) {
   Bench bench;
   std::vector<std::string> payloads;
+  payloads.reserve(181);
   for (int i = 0; i < 181; ++i) {
     payloads.push_back(PayloadOf(absl::StrCat("chunk ", i), kChunkBytes));
   }
@@ -307,6 +308,7 @@ void BM_CommitOfATurn(benchmark::State& state) {
     parent = committed->version();
     state.PauseTiming();
     std::vector<std::string> own;
+    own.reserve(5);
     for (int i = 0; i < 5; ++i) {
       own.push_back(PayloadOf(absl::StrCat("turn ", parent, " chunk ", i), 900'000));
     }

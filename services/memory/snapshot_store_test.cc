@@ -13,7 +13,6 @@ namespace mneme::memory {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 
@@ -107,6 +106,7 @@ TEST_P(SnapshotStoreTest, CommittedSnapshotComesBackWhole) {
 
 TEST_P(SnapshotStoreTest, LargeSnapshotComesBackWholeAndInOrder) {
   std::vector<std::string> payloads;
+  payloads.reserve(70);
   for (int i = 0; i < 70; ++i) payloads.push_back(PayloadOf(absl::StrCat(i), 300'000 + i));
   ASSERT_EQ(CommitWithSnapshot(store(), "s", payloads).version, 1u);
   const auto fetched = Fetch(store(), "s");
@@ -573,7 +573,7 @@ TEST_P(SnapshotStoreTest, SnapshotThatIsGivenUpTakesNothingThatAForkHasListedSin
   const auto staging = store().StageSnapshot(header, Soon());
   ASSERT_TRUE(staging.ok()) << staging.status();
   // So many that the first are stored: only a few batches are under way at a time.
-  for (int i = 0; i < 256; ++i) {
+  for (uint64_t i = 0; i < 256; ++i) {
     const std::string payload =
         i < 3 ? shared[i] : PayloadOf(absl::StrCat("chunk of the one session only ", i));
     ASSERT_TRUE((*staging)->Add(ChunkOf(payload, 10 * i)).ok());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -273,11 +274,11 @@ inline absl::StatusOr<v1::StageSnapshotResponse> Stage(SessionStore& store,
   manifest.set_format_version(1);
   manifest.mutable_lineage()->set_model_fingerprint("fingerprint-of-m");
   for (const std::string& payload : payloads) {
-    v1::ChunkPayload chunk = ChunkOf(payload, 10 * manifest.chunks_size());
+    v1::ChunkPayload chunk = ChunkOf(payload, uint64_t{10} * manifest.chunks_size());
     *manifest.add_chunks() = chunk.chunk();
     RETURN_IF_ERROR(staging->Add(std::move(chunk)));
   }
-  manifest.set_num_tokens(10 * std::max(manifest.chunks_size(), 1));
+  manifest.set_num_tokens(uint64_t{10} * std::max(manifest.chunks_size(), 1));
   return staging->Finish(std::move(manifest));
 }
 

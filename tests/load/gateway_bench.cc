@@ -45,6 +45,7 @@ constexpr int kRounds = 7;
 
 std::vector<int32_t> Prompt(int stream) {
   std::vector<int32_t> ids;
+  ids.reserve(kPromptTokens);
   for (int i = 0; i < kPromptTokens; ++i) ids.push_back(100 + (i * 131 + stream * 17) % 20000);
   return ids;
 }
@@ -112,6 +113,7 @@ int64_t RunGrpc(v1::ChatService::Stub& stub) {
 int64_t RunHttp(const std::string& address) {
   std::atomic<int64_t> tokens{0};
   std::vector<std::jthread> clients;
+  clients.reserve(kStreams);
   for (int i = 0; i < kStreams; ++i) {
     clients.emplace_back([&, i] {
       std::string tail;

@@ -159,6 +159,7 @@ std::vector<Transcript> Converse(testing::MnemeUp& up, Tally* tally, std::atomic
   std::vector<Transcript> transcripts(kSessions);
   {
     std::vector<std::jthread> threads;
+    threads.reserve(kSessions);
     for (int s = 0; s < kSessions; ++s) {
       threads.emplace_back([&, s] {
         const auto stub = gv1::ChatService::NewStub(grpc::CreateCustomChannel(
