@@ -14,9 +14,12 @@
 #include "services/executor/fake_memory_service.h"
 #include "services/executor/loaded_model.h"
 #include "services/executor/test_requests.h"
+#include "tests/support/median.h"
 
 namespace mneme::executor {
 namespace {
+
+using ::mneme::testing::Median;
 
 constexpr int64_t kSessionTokens = 8000;
 
@@ -142,15 +145,11 @@ void BM_Resume(benchmark::State& state) {
       state.counters["restore_ms"] = cold.last.receipt().ms().at("restore");
     }
   }
-  const auto median = [](std::vector<double> values) {
-    std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-    return values[values.size() / 2];
-  };
-  state.counters["text_s"] = median(text);
-  state.counters["restored_s"] = median(restored);
-  state.counters["hot_s"] = median(hot);
-  state.counters["times_faster"] = median(text) / median(restored);
-  state.counters["after_last_token_ms"] = 1000 * median(end);
+  state.counters["text_s"] = Median(text);
+  state.counters["restored_s"] = Median(restored);
+  state.counters["hot_s"] = Median(hot);
+  state.counters["times_faster"] = Median(text) / Median(restored);
+  state.counters["after_last_token_ms"] = 1000 * Median(end);
 }
 
 // What a turn of a short session waits for its snapshot after its last token.
@@ -174,9 +173,8 @@ void BM_TurnEnd(benchmark::State& state) {
     request.set_parent_version(version);
     request.set_snapshot_version(version);
   }
-  std::sort(ends.begin(), ends.end());
-  state.counters["p50_ms"] = ends[ends.size() / 2];
-  state.counters["max_ms"] = ends.back();
+  state.counters["p50_ms"] = Median(ends);
+  state.counters["max_ms"] = *std::max_element(ends.begin(), ends.end());
 }
 
 BENCHMARK(BM_TurnEnd)->ArgNames({"compute"})->Arg(0)->Arg(1)->UseRealTime()->Iterations(25);

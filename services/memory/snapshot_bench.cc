@@ -73,10 +73,10 @@ std::vector<v1::StageSnapshotRequest> PartsOf(const std::string& session_id, uin
   manifest.set_format_version(1);
   for (const std::string& payload : payloads) {
     v1::ChunkPayload& chunk = *parts.emplace_back().mutable_chunk();
-    chunk = ChunkOf(payload, uint64_t{10} * manifest.chunks_size());
+    chunk = ChunkOf(payload, kSerialsPerChunk * manifest.chunks_size());
     *manifest.add_chunks() = chunk.chunk();
   }
-  manifest.set_num_tokens(uint64_t{10} * manifest.chunks_size());
+  manifest.set_num_tokens(kSerialsPerChunk * manifest.chunks_size());
   *parts.emplace_back().mutable_manifest() = std::move(manifest);
   return parts;
 }

@@ -576,7 +576,7 @@ TEST_P(SnapshotStoreTest, SnapshotThatIsGivenUpTakesNothingThatAForkHasListedSin
   for (uint64_t i = 0; i < 256; ++i) {
     const std::string payload =
         i < 3 ? shared[i] : PayloadOf(absl::StrCat("chunk of the one session only ", i));
-    ASSERT_TRUE((*staging)->Add(ChunkOf(payload, 10 * i)).ok());
+    ASSERT_TRUE((*staging)->Add(ChunkOf(payload, kSerialsPerChunk * i)).ok());
   }
   ASSERT_EQ(CommitWithSnapshot(store(), "committed", {shared[0], shared[1]}, {}, 1).version, 2u);
   const uint64_t token = Lease("staged");
@@ -584,7 +584,7 @@ TEST_P(SnapshotStoreTest, SnapshotThatIsGivenUpTakesNothingThatAForkHasListedSin
   ASSERT_TRUE(staged.ok()) << staged.status();
 
   // Over the quota: everything of this snapshot goes.
-  absl::Status full = (*staging)->Add(ChunkOf(PayloadOf("large", 1 << 20), 2560));
+  absl::Status full = (*staging)->Add(ChunkOf(PayloadOf("large", 1 << 20), kSerialsPerChunk * 256));
   if (full.ok()) full = (*staging)->Finish({}).status();
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted) << full;
   const auto fetched = Fetch(store(), "committed");

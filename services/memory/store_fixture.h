@@ -245,14 +245,16 @@ inline std::string PayloadOf(const std::string& text, size_t size = 1000) {
   return payload;
 }
 
-// A chunk of one layer and ten serials as an executor sends it.
+inline constexpr uint64_t kSerialsPerChunk = 10;
+
+// A chunk of one layer and so many serials as an executor sends it.
 inline v1::ChunkPayload ChunkOf(const std::string& payload, uint64_t first_serial) {
   v1::ChunkPayload chunk;
   chunk.mutable_chunk()->set_num_bytes(payload.size());
   chunk.mutable_chunk()->set_encoding(snapshot::v1::ENCODING_BFLOAT16);
   chunk.mutable_chunk()->set_num_layers(1);
   chunk.mutable_chunk()->set_first_serial(first_serial);
-  chunk.mutable_chunk()->set_num_serials(10);
+  chunk.mutable_chunk()->set_num_serials(kSerialsPerChunk);
   chunk.mutable_chunk()->set_crc32c(crypto::Crc32c(payload));
   chunk.set_payload(payload);
   return chunk;
@@ -274,11 +276,11 @@ inline absl::StatusOr<v1::StageSnapshotResponse> Stage(SessionStore& store,
   manifest.set_format_version(1);
   manifest.mutable_lineage()->set_model_fingerprint("fingerprint-of-m");
   for (const std::string& payload : payloads) {
-    v1::ChunkPayload chunk = ChunkOf(payload, uint64_t{10} * manifest.chunks_size());
+    v1::ChunkPayload chunk = ChunkOf(payload, kSerialsPerChunk * manifest.chunks_size());
     *manifest.add_chunks() = chunk.chunk();
     RETURN_IF_ERROR(staging->Add(std::move(chunk)));
   }
-  manifest.set_num_tokens(uint64_t{10} * std::max(manifest.chunks_size(), 1));
+  manifest.set_num_tokens(kSerialsPerChunk * std::max(manifest.chunks_size(), 1));
   return staging->Finish(std::move(manifest));
 }
 

@@ -3,12 +3,11 @@
 // is lost, none is there twice, the caller is told, and the next turn's text is the undisturbed
 // one.
 #include <algorithm>
-#include <cstdlib>
 #include <thread>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/own_redis_fixture.h"
+#include "tests/support/environment.h"
 
 namespace mneme::testing {
 namespace {
@@ -21,14 +20,7 @@ const std::vector<std::string> kQuestions = {
 
 // How long Redis stands still: MNEME_STOP_SECONDS, as `make soak` sets it, else long enough that
 // the gateway stops waiting with its answer.
-absl::Duration StopTime() {
-  const char* const text = std::getenv("MNEME_STOP_SECONDS");
-  int seconds = 0;
-  if (text != nullptr && absl::SimpleAtoi(text, &seconds) && seconds > 0) {
-    return absl::Seconds(seconds);
-  }
-  return absl::Seconds(9);
-}
+absl::Duration StopTime() { return absl::Seconds(NumberFrom("MNEME_STOP_SECONDS", 9)); }
 
 class StoreFaultTest : public OwnRedisTest {
  protected:

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -16,13 +15,13 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mneme/gateway/v1/chat.grpc.pb.h"
 #include "mneme/memory/v1/memory.grpc.pb.h"
+#include "tests/support/environment.h"
 #include "tests/support/mneme_up.h"
 
 namespace mneme {
@@ -211,25 +210,15 @@ const UndisturbedRun& Undisturbed() {
   return run;
 }
 
-// Returns a number of the environment; 0: it is not there, or is none.
-int NumberIn(const char* variable) {
-  const char* text = std::getenv(variable);
-  int number = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &number) && number > 0 ? number : 0;
-}
-
 // A machine that is slow, or busy with something else, must get on between the kills: they are as
 // many for the same turns as on a fast one, unless somebody wants them at a time of his own.
 absl::Duration KillInterval() {
-  const int wanted_ms = NumberIn("MNEME_SOAK_KILL_INTERVAL_MS");
+  const int wanted_ms = testing::NumberFrom("MNEME_SOAK_KILL_INTERVAL_MS", 0);
   if (wanted_ms > 0) return absl::Milliseconds(wanted_ms);
   return std::max(kKillInterval, Undisturbed().duration / 8);
 }
 
-int NumSeeds() {
-  const int seeds = NumberIn("MNEME_SOAK_SEEDS");
-  return seeds > 0 ? seeds : kDefaultSeeds;
-}
+int NumSeeds() { return testing::NumberFrom("MNEME_SOAK_SEEDS", kDefaultSeeds); }
 
 class SoakTest : public ::testing::TestWithParam<int> {};
 

@@ -1,13 +1,11 @@
 #include "tests/support/time_limit.h"
 
-#include <algorithm>
-#include <cstdlib>
+#include "tests/support/environment.h"
 
 namespace mneme::testing {
 
 absl::Duration TimeLimit(absl::Duration limit) {
-  const char* factor = std::getenv("MNEME_TEST_TIME_FACTOR");
-  return limit * std::max(1, factor == nullptr ? 1 : std::atoi(factor));
+  return limit * NumberFrom("MNEME_TEST_TIME_FACTOR", 1);
 }
 
 }  // namespace mneme::testing
